@@ -1,0 +1,74 @@
+"""Merkle branches: the proof that a transaction is in a block."""
+
+from collections.abc import Sequence
+
+from lightipn.bitcoin.hashes import Txid, sha256d
+from lightipn.errors import MerkleBranchError
+
+# A block of 4,000,000 weight units holds at most 16,666 transactions of 60 bytes: 15 levels. 30 leaves room for any
+# future rule and still bounds the work (ELECTRUM.md section 5, row 3).
+MAX_BRANCH_LEVELS = 30
+
+
+def merkle_root_of(txid: Txid, branch: Sequence[bytes], position: int) -> bytes:
+    """Fold ``branch`` over ``txid`` and return the merkle root it implies.
+
+    The transaction is in the block only if the result equals ``BlockHeader.merkle_root`` of a header already on the
+    verified chain, and if the transaction is not 64 bytes long (``bitcoin.transaction`` refuses those), so that no
+    inner node of a tree can pass for one (CVE-2017-12842).
+
+    Args:
+        txid: 32 bytes, internal order.
+        branch: siblings from the leaf upwards; 32 bytes each, internal order.
+        position: index of the transaction in its block, counted from 0.
+
+    Raises:
+        MerkleBranchError: too many levels, a sibling that is not 32 bytes, ``position`` outside a tree of this depth,
+            or a left sibling that repeats its node (CVE-2012-2459).
+
+    Source:
+        Electrum protocol 1.4, ``blockchain.transaction.get_merkle``.
+    """
+    if len(branch) > MAX_BRANCH_LEVELS:
+        raise MerkleBranchError(f"branch has {len(branch)} levels, want at most {MAX_BRANCH_LEVELS}")
+    if not 0 <= position < 1 << len(branch):
+        raise MerkleBranchError(f"position {position} lies outside a tree of {len(branch)} levels")
+    node: bytes = txid
+    index = position
+    for sibling in branch:
+        if len(sibling) != 32:
+            raise MerkleBranchError(f"sibling has {len(sibling)} bytes, want 32")
+        if index & 1:
+            # A block's last node may be paired with itself, but then it is the left one: a left sibling equal to its
+            # node shows a leaf that was doubled to appear at a second position.
+            if sibling == node:
+                raise MerkleBranchError("a left sibling repeats its node")
+            node = sha256d(sibling + node)
+        else:
+            node = sha256d(node + sibling)
+        index >>= 1
+    return node
+
+
+def merkle_tree_of(txids: Sequence[Txid]) -> list[list[bytes]]:
+    """Return all levels of a block's merkle tree, leaves first, root last.
+
+    Args:
+        txids: at least one, in block order.
+    """
+    levels: list[list[bytes]] = [list(txids)]
+    while len(levels[-1]) > 1:
+        level = levels[-1]
+        padded = level if len(level) % 2 == 0 else [*level, level[-1]]
+        levels.append([sha256d(padded[i] + padded[i + 1]) for i in range(0, len(padded), 2)])
+    return levels
+
+
+def merkle_branch_of(txids: Sequence[Txid], position: int) -> tuple[bytes, ...]:
+    """Return the siblings that prove the transaction at ``position``, from the leaf upwards."""
+    branch = []
+    for level in merkle_tree_of(txids)[:-1]:
+        sibling = position ^ 1
+        branch.append(level[sibling] if sibling < len(level) else level[position])
+        position >>= 1
+    return tuple(branch)

@@ -1,0 +1,111 @@
+"""Ledger entries: one transaction's effect on one output script, and where the transaction is."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lightipn.bitcoin.hashes import ScriptHash, Txid
+from lightipn.bitcoin.transaction import Outpoint
+from lightipn.chain.verifier import Confirmed, Unconfirmed
+
+COINBASE_MATURITY_BLOCKS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """Gone: an input was spent by another transaction."""
+
+    by_txid: Txid
+
+
+PaymentState = Confirmed | Unconfirmed | Replaced
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerEntry:
+    """One payment.
+
+    Args:
+        outputs: (index, satoshis) of the outputs that pay the script.
+        spends: the outpoints that the transaction spends, of whatever script.
+        sent_sat: sum of the script's own outputs among ``spends``.
+        seen_at: unix seconds of our first notice.
+    """
+
+    txid: Txid
+    state: PaymentState
+    outputs: tuple[tuple[int, int], ...]
+    spends: tuple[Outpoint, ...]
+    sent_sat: int
+    is_coinbase: bool
+    signals_rbf: bool
+    seen_at: int
+
+    @property
+    def received_sat(self) -> int:
+        """Sum of the outputs that pay the script, in satoshis."""
+        return sum(amount_sat for _, amount_sat in self.outputs)
+
+    @property
+    def net_sat(self) -> int:
+        """What the transaction changed for the script, in satoshis; negative where it spent more than it paid."""
+        return self.received_sat - self.sent_sat
+
+    def counts_at_height(self, confirmations: int) -> int | None:
+        """Return the tip height from which on this payment has so many confirmations; None outside a block.
+
+        Coinbase outputs cannot be spent before they are 100 deep, so they do not count earlier.
+        """
+        if not isinstance(self.state, Confirmed):
+            return None
+        wanted = max(confirmations, COINBASE_MATURITY_BLOCKS) if self.is_coinbase else confirmations
+        return self.state.height + wanted - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceivedTotals:
+    """What an address received, at an asked depth.
+
+    Args:
+        confirmed_sat: sum of the positive nets of payments that are deep enough.
+        unconfirmed_sat: the same of those that are not yet, and are not gone.
+        changes_at_height: the lowest tip height at which a new block alone would change these; None if none would.
+    """
+
+    confirmed_sat: int
+    unconfirmed_sat: int
+    changes_at_height: int | None
+
+
+def totals_of(entries: Iterable[LedgerEntry], *, tip_height: int, confirmations: int) -> ReceivedTotals:
+    """Sum up what was received: net per transaction, so that change to the same address is no deposit.
+
+    Args:
+        confirmations: how deep a payment must be to count as confirmed; at least 1.
+    """
+    confirmed_sat = unconfirmed_sat = 0
+    heights = []
+    for entry in entries:
+        deposit_sat = max(0, entry.net_sat)
+        if isinstance(entry.state, Replaced) or deposit_sat == 0:
+            continue
+        counts_at = entry.counts_at_height(confirmations)
+        if counts_at is not None and counts_at <= tip_height:
+            confirmed_sat += deposit_sat
+            continue
+        unconfirmed_sat += deposit_sat
+        if counts_at is not None:
+            heights.append(counts_at)
+    return ReceivedTotals(
+        confirmed_sat=confirmed_sat,
+        unconfirmed_sat=unconfirmed_sat,
+        changes_at_height=min(heights, default=None),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScriptPayments:
+    """All payments of one script."""
+
+    scripthash: ScriptHash
+    script: bytes
+    entries: dict[Txid, LedgerEntry]
