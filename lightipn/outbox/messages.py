@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from lightipn.bitcoin.hashes import ScriptHash
@@ -85,13 +85,14 @@ class Message:
         if payload == self.payload:
             return self
         needs_telling = payload != self.heard_payload or self.is_heard_in_doubt
-        return Message(
-            message_id=self.message_id,
-            payload=payload,
-            heard_payload=self.heard_payload,
-            is_heard_in_doubt=self.is_heard_in_doubt,
-            tries=0,
-            due_at=now if needs_telling else None,
+        return replace(self, payload=payload, tries=0, due_at=now if needs_telling else None)
+
+    def claimed(self) -> "Message":
+        """Return the message as it stands while an attempt tells it: from now on the receiver may believe it."""
+        return replace(
+            self,
+            is_heard_in_doubt=self.is_heard_in_doubt or self.payload != self.heard_payload,
+            tries=self.tries + 1,
         )
 
     def after_attempt(self, sent_payload: bytes, outcome: Outcome, *, now: float, retry_after_s: float) -> "Message":
@@ -113,14 +114,7 @@ class Message:
             due_at = now
         else:
             due_at = now + retry_after_s
-        return Message(
-            message_id=self.message_id,
-            payload=self.payload,
-            heard_payload=heard,
-            is_heard_in_doubt=in_doubt,
-            tries=tries,
-            due_at=due_at,
-        )
+        return replace(self, heard_payload=heard, is_heard_in_doubt=in_doubt, tries=tries, due_at=due_at)
 
 
 class Policy(Protocol):

@@ -7,10 +7,10 @@
 # ElectrumX: e-x 1.20.0 from PyPI, in a virtual environment of its own (2.0.0 wants Bitcoin Core 31).
 #
 # Running it again costs nothing: each part is made once, in a temporary place, and renamed when it is whole.
-# Usage: tests/regtest/install.sh [FOLDER]      FOLDER defaults to $LIGHTIPN_REGTEST_CACHE, then ~/.cache/lightipn-regtest
+# Usage: tests/regtest/install.sh [FOLDER]      FOLDER defaults to $REGTEST_CACHE, then ~/.cache/lightipn-regtest
 set -euo pipefail
 
-cache=${1:-${LIGHTIPN_REGTEST_CACHE:-$HOME/.cache/lightipn-regtest}}
+cache=${1:-${REGTEST_CACHE:-$HOME/.cache/lightipn-regtest}}
 mkdir -p "$cache/bin"
 
 install_bitcoind() {

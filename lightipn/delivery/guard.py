@@ -1,0 +1,193 @@
+"""Which addresses a callback may reach: server-side request forgery ends here.
+
+A shop names the URL, so the host is hostile until checked. The guard resolves it, refuses it if *any* record is not a
+public address, and connects to exactly the address that it checked: a second lookup could answer something else. The
+request itself keeps the name, so Host, SNI and the certificate check stay on it.
+"""
+
+import ipaddress
+import socket
+import ssl
+from collections.abc import Iterable, Sequence
+from urllib.parse import urlsplit
+
+import httpcore
+import trio
+
+from lightipn.errors import RequestError
+
+Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
+IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+DNS_THREADS = 8
+MAX_URL_CHARS = 2048
+# What is_global lets through and must not be reached: addresses that embed an IPv4 address (NAT64, 6to4, Teredo), and
+# the deprecated 6to4 relay.
+_TUNNELS = tuple(
+    ipaddress.ip_network(text)
+    for text in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "::/96", "::ffff:0:0/96", "192.88.99.0/24")
+)
+
+
+class RefusedAddressError(Exception):
+    """A host resolves to an address that callbacks must not reach."""
+
+
+class AddressRules:
+    """Public addresses, and the networks that the operator allows besides.
+
+    Args:
+        allow_networks: ``[delivery] allow_networks``.
+    """
+
+    def __init__(self, allow_networks: Iterable[IpNetwork] = ()) -> None:
+        self._allowed = tuple(allow_networks)
+
+    def permits(self, ip: Ip) -> bool:
+        """Tell whether a callback may connect to this address."""
+        mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+        if any((mapped or ip) in network for network in self._allowed):
+            return True
+        if any(ip in network for network in _TUNNELS):
+            return False
+        return ip.is_global and not ip.is_multicast
+
+    def check_url(self, url: str) -> None:
+        """Check what can be known of a callback URL when it is registered.
+
+        A host name is judged at each attempt; a literal address, or ``localhost``, is judged now.
+
+        Raises:
+            RequestError: ``bad-url``.
+        """
+        if len(url) > MAX_URL_CHARS:
+            raise _refusal(f"has {len(url)} characters, want at most {MAX_URL_CHARS}")
+        if not url.isascii() or any(character <= " " or character == "\x7f" for character in url):
+            raise _refusal("has blanks, control or non-ASCII characters; percent-encode them")
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            raise _refusal("cannot be read, want http://host/path or https://host/path") from None
+        if parts.scheme not in ("http", "https"):
+            raise _refusal("has a scheme other than http and https")
+        if not parts.hostname:
+            raise _refusal("names no host")
+        if parts.username is not None or parts.password is not None:
+            raise _refusal("carries credentials; put a secret into the query instead")
+        if parts.fragment:
+            raise _refusal("carries a fragment, which is never sent")
+        if port == 0:
+            raise _refusal("has port 0, want 1 to 65535")
+        self._check_host(parts.hostname)
+
+    def _check_host(self, host: str) -> None:
+        literal = _literal_of(host)
+        if literal is not None and not self.permits(literal):
+            raise _refusal(f"points to {host}, which is not a public address; [delivery] allow_networks can allow it")
+        if not host.strip("."):
+            raise _refusal("names no host")
+
+
+def _refusal(reason: str) -> RequestError:
+    return RequestError(f"url: {reason}", code="bad-url")
+
+
+def _literal_of(host: str) -> Ip | None:
+    """Read a host as an address: also the spellings that only the C library knows (``2130706433``, ``127.1``)."""
+    if host.rstrip(".") == "localhost" or host.rstrip(".").endswith(".localhost"):
+        return ipaddress.IPv4Address("127.0.0.1")
+    try:
+        return ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        pass
+    try:
+        return ipaddress.IPv4Address(socket.inet_aton(host))
+    except (OSError, UnicodeError):
+        return None
+
+
+class GuardedBackend(httpcore.AsyncNetworkBackend):
+    """httpcore's way to the network, with the guard at its door."""
+
+    def __init__(self, rules: AddressRules) -> None:
+        self._rules = rules
+        self._backend = httpcore.TrioBackend()
+        self._dns = trio.CapacityLimiter(DNS_THREADS)
+
+    async def _resolve(self, host: str, port: int) -> list[str]:
+        def lookup() -> list[str]:
+            records = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            return list(dict.fromkeys(str(record[4][0]) for record in records))
+
+        return await trio.to_thread.run_sync(lookup, limiter=self._dns, abandon_on_cancel=True)
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Resolve, check every record, and connect to one that was checked.
+
+        Raises:
+            RefusedAddressError: a record is not a public address and not allowed.
+            OSError: the name does not resolve.
+            httpcore.ConnectError: no record answered.
+        """
+        addresses = await self._resolve(host, port)
+        for address in addresses:
+            if not self._rules.permits(ipaddress.ip_address(address.partition("%")[0])):
+                raise RefusedAddressError(address)
+        for address in addresses[:-1]:
+            try:
+                return await self._connect(address, port, timeout)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout):
+                continue  # the next record
+        return await self._connect(addresses[-1], port, timeout)
+
+    async def _connect(self, address: str, port: int, timeout: float | None) -> httpcore.AsyncNetworkStream:
+        return _Stream(await self._backend.connect_tcp(address, port, timeout=timeout))
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep, for httpcore's own retries (which are off)."""
+        await trio.sleep(seconds)
+
+
+class _Stream(httpcore.AsyncNetworkStream):
+    """A stream that closes its socket when a TLS handshake is cancelled, which httpcore 1.0.9 does not."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return await self._stream.read(max_bytes, timeout)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        try:
+            return await self._stream.start_tls(ssl_context, server_hostname, timeout)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self._stream.aclose()
+            raise
+
+    def get_extra_info(self, info: str) -> object:
+        return self._stream.get_extra_info(info)
+
+
+def parse_networks(texts: Sequence[str]) -> list[IpNetwork]:
+    """Read CIDR texts.
+
+    Raises:
+        ValueError: one is no network.
+    """
+    return [ipaddress.ip_network(text) for text in texts]

@@ -1,0 +1,192 @@
+"""Electrum's methods with types: what is asked, and what an answer must look like.
+
+The only place that knows Electrum's wire names and sentinels: ``tx_hash``, hex, heights 0 and -1 stop here.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lightipn.bitcoin.hashes import BlockHash, ScriptHash, Txid, hash_from_hex, hex_of
+from lightipn.bitcoin.header import HEADER_BYTES
+from lightipn.chain.history import History, HistoryEntry, Status
+from lightipn.chain.source import MerkleBranch
+from lightipn.electrum.protocol import Call
+from lightipn.errors import ProtocolError
+
+CLIENT_NAME = "lightipn"
+PROTOCOL_RANGE = ("1.4", "1.6")
+MAX_HEADERS = 2016
+MAX_HEIGHT = 1 << 31
+_PRINTABLE = re.compile(r"[^\x20-\x7e]")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerVersion:
+    """What a server says it is; both texts made printable and short."""
+
+    software: str
+    protocol: str
+
+    @property
+    def delays_short_answers(self) -> bool:
+        """Whether it holds an answer back until 1,024 bytes wait or a second has passed (ElectrumX from 1.18 on)."""
+        return self.software.startswith("ElectrumX")
+
+
+def version_call() -> Call:
+    """``server.version``: must be the first call of a session."""
+    return Call("server.version", (CLIENT_NAME, list(PROTOCOL_RANGE)))
+
+
+def subscribe_call(scripthash: ScriptHash) -> Call:
+    """``blockchain.scripthash.subscribe``."""
+    return Call("blockchain.scripthash.subscribe", (hex_of(scripthash),))
+
+
+def unsubscribe_call(scripthash: ScriptHash) -> Call:
+    """``blockchain.scripthash.unsubscribe``."""
+    return Call("blockchain.scripthash.unsubscribe", (hex_of(scripthash),))
+
+
+def history_call(scripthash: ScriptHash) -> Call:
+    """``blockchain.scripthash.get_history``."""
+    return Call("blockchain.scripthash.get_history", (hex_of(scripthash),))
+
+
+def transaction_call(txid: Txid) -> Call:
+    """``blockchain.transaction.get``, raw: the verbose form is neither everywhere nor to be trusted."""
+    return Call("blockchain.transaction.get", (hex_of(txid),))
+
+
+def merkle_call(txid: Txid, height: int) -> Call:
+    """``blockchain.transaction.get_merkle``."""
+    return Call("blockchain.transaction.get_merkle", (hex_of(txid), height))
+
+
+def headers_call(start: int, count: int) -> Call:
+    """``blockchain.block.headers``."""
+    return Call("blockchain.block.headers", (start, count))
+
+
+def _refusal(what: str) -> ProtocolError:
+    return ProtocolError(f"answer has the wrong shape: want {what}")
+
+
+def _object(result: object, what: str) -> Mapping[str, object]:
+    if not isinstance(result, dict):
+        raise _refusal(what)
+    return result
+
+
+def _height(value: object, what: str, *, lowest: int = 0) -> int:
+    if type(value) is not int or not lowest <= value < MAX_HEIGHT:
+        raise _refusal(what)
+    return value
+
+
+def _bytes_of_hex(value: object, what: str) -> bytes:
+    if not isinstance(value, str):
+        raise _refusal(what)
+    try:
+        return bytes.fromhex(value)
+    except ValueError:
+        raise _refusal(what) from None
+
+
+def decode_version(result: object) -> ServerVersion:
+    """Read ``[software, protocol]``."""
+    match result:
+        case [str(software), str(protocol)]:
+            return ServerVersion(_PRINTABLE.sub("?", software)[:60], _PRINTABLE.sub("?", protocol)[:20])
+        case _:
+            raise _refusal("a list of software and protocol version")
+
+
+def decode_genesis_hash(result: object) -> BlockHash:
+    """Read the genesis hash out of ``server.features``."""
+    try:
+        return BlockHash(hash_from_hex(_object(result, "features as an object").get("genesis_hash")))
+    except ValueError:
+        raise _refusal("a genesis_hash of 64 hex digits") from None
+
+
+def decode_tip(result: object) -> tuple[int, bytes]:
+    """Read height and raw header of ``blockchain.headers.subscribe``."""
+    tip = _object(result, "the tip as an object")
+    raw = _bytes_of_hex(tip.get("hex"), "the tip's header in hex")
+    if len(raw) != HEADER_BYTES:
+        raise _refusal("a header of 80 bytes")
+    return _height(tip.get("height"), "the tip's height"), raw
+
+
+def decode_headers(result: object, *, most: int) -> list[bytes]:
+    """Read raw headers: the list of protocol 1.6, or the one long hex text of earlier ones.
+
+    Args:
+        most: more than were asked for is refused.
+    """
+    answer = _object(result, "headers as an object")
+    listed = answer.get("headers")
+    if isinstance(listed, list):
+        headers = [_bytes_of_hex(item, "headers in hex") for item in listed]
+    else:
+        raw = _bytes_of_hex(answer.get("hex"), "headers in hex")
+        headers = [raw[at : at + HEADER_BYTES] for at in range(0, len(raw), HEADER_BYTES)]
+    if len(headers) > most or any(len(header) != HEADER_BYTES for header in headers):
+        raise _refusal(f"at most {most} headers of 80 bytes")
+    return headers
+
+
+def decode_status(result: object) -> Status | None:
+    """Read a status: 64 hex digits in plain order, or null."""
+    if result is None:
+        return None
+    status = _bytes_of_hex(result, "a status in hex")
+    if len(status) != 32:
+        raise _refusal("a status of 32 bytes")
+    return Status(status)
+
+
+def decode_status_notification(params: list[object]) -> tuple[ScriptHash, Status | None]:
+    """Read ``[scripthash, status]``."""
+    if len(params) != 2:
+        raise _refusal("a scripthash and a status")
+    try:
+        return ScriptHash(hash_from_hex(params[0])), decode_status(params[1])
+    except ValueError:
+        raise _refusal("a scripthash of 64 hex digits") from None
+
+
+def decode_history(result: object) -> History:
+    """Read a history in the order received; its consistency is not judged yet."""
+    if not isinstance(result, list):
+        raise _refusal("a history as a list")
+    entries = []
+    for item in result:
+        row = _object(item, "history entries as objects")
+        try:
+            txid = Txid(hash_from_hex(row.get("tx_hash")))
+        except ValueError:
+            raise _refusal("a tx_hash of 64 hex digits") from None
+        height = _height(row.get("height"), "a height in every history entry", lowest=-1)
+        entries.append(HistoryEntry(txid, height if height > 0 else None, has_unconfirmed_parent=height == -1))
+    return tuple(entries)
+
+
+def decode_transaction(result: object) -> bytes:
+    """Read raw bytes; whether they are the transaction asked for is not judged yet."""
+    return _bytes_of_hex(result, "a transaction in hex")
+
+
+def decode_merkle_branch(result: object) -> MerkleBranch:
+    """Read a branch; whether it proves anything is not judged yet."""
+    answer = _object(result, "a merkle branch as an object")
+    siblings, position = answer.get("merkle"), answer.get("pos")
+    if not isinstance(siblings, list) or len(siblings) > 64:
+        raise _refusal("a merkle branch as a short list")
+    try:
+        branch = tuple(hash_from_hex(sibling) for sibling in siblings)
+    except ValueError:
+        raise _refusal("siblings of 64 hex digits") from None
+    return MerkleBranch(_height(position, "a position in the block"), branch)

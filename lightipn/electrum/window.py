@@ -1,0 +1,40 @@
+"""How much one server is asked at a time (sans-IO).
+
+Batches of at most 100 calls and at most 3 under way is what a stock Fulcrum allows (345 batch items an address) and
+what keeps an ElectrumX busy. A refusal, or a batch that took long, halves the window; quick batches widen it again.
+"""
+
+MAX_BATCH = 100
+MAX_IN_FLIGHT = 3
+# Raw transactions are long: 25 of them stay below the buffers of servers and below our own line limit.
+MAX_TRANSACTIONS_A_BATCH = 25
+SLOW_BATCH_S = 5.0
+QUICK_BATCHES_TO_GROW = 20
+
+
+class Window:
+    """The current limits of one session."""
+
+    def __init__(self) -> None:
+        self.batch = MAX_BATCH
+        self.in_flight = MAX_IN_FLIGHT
+        self._quick = 0
+
+    def answered(self, elapsed_s: float) -> None:
+        """Take note of how long a batch took."""
+        if elapsed_s > SLOW_BATCH_S:
+            self.shrink()
+            return
+        self._quick += 1
+        if self._quick >= QUICK_BATCHES_TO_GROW:
+            self._quick = 0
+            self.batch = min(MAX_BATCH, self.batch * 2)
+            self.in_flight = min(MAX_IN_FLIGHT, self.in_flight + 1)
+
+    def shrink(self) -> None:
+        """Ask less: first fewer batches at a time, then smaller ones."""
+        self._quick = 0
+        if self.in_flight > 1:
+            self.in_flight -= 1
+        else:
+            self.batch = max(1, self.batch // 2)

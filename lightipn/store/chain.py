@@ -1,0 +1,62 @@
+"""Headers on disk: our best chain, and old periods proved against checkpoints."""
+
+from sqlite_utils import Database
+
+from lightipn.bitcoin.hashes import BlockHash
+from lightipn.bitcoin.header import HEADER_BYTES, RETARGET_BLOCKS
+from lightipn.chain.headers import ChainDelta
+
+
+def load_headers(db: Database) -> tuple[int | None, list[bytes]]:
+    """Return the height of the lowest stored header (None without any) and all raw headers from there up."""
+    rows = db.execute("SELECT height, raw FROM header ORDER BY height").fetchall()
+    return (rows[0][0] if rows else None), [row[1] for row in rows]
+
+
+def save_delta(db: Database, delta: ChainDelta) -> None:
+    """Write a chain change: what leaves goes, what enters stands."""
+    db.execute("DELETE FROM header WHERE height > ?", [delta.fork_height])
+    db.conn.executemany(
+        "INSERT INTO header (height, block_hash, raw) VALUES (?, ?, ?)",
+        [(delta.fork_height + 1 + i, header.block_hash, header.raw) for i, header in enumerate(delta.connected)],
+    )
+
+
+def load_tip(db: Database) -> tuple[int, BlockHash, bytes] | None:
+    """Return height, hash and raw header of the tip, or None before the first header."""
+    row = db.execute("SELECT height, block_hash, raw FROM header ORDER BY height DESC LIMIT 1").fetchone()
+    return (row[0], BlockHash(row[1]), row[2]) if row else None
+
+
+def load_block_hash(db: Database, height: int) -> BlockHash | None:
+    """Return the hash at a height of our chain; None where no header is stored."""
+    row = db.execute("SELECT block_hash FROM header WHERE height = ?", [height]).fetchone()
+    return BlockHash(row[0]) if row else None
+
+
+def save_period(db: Database, period: int, raw_headers: bytes) -> None:
+    """Write a proved period: 2016 raw headers, end to end."""
+    db.execute("INSERT OR REPLACE INTO proved_period (period, raw_headers) VALUES (?, ?)", [period, raw_headers])
+
+
+def load_old_header(db: Database, height: int) -> bytes | None:
+    """Return the raw header at a height of a proved period, or None."""
+    period, index = divmod(height, RETARGET_BLOCKS)
+    row = db.execute(
+        "SELECT substr(raw_headers, ?, ?) FROM proved_period WHERE period = ?",
+        [index * HEADER_BYTES + 1, HEADER_BYTES, period],
+    ).fetchone()
+    return bytes(row[0]) if row else None
+
+
+def save_base_height(db: Database, height: int) -> None:
+    """Record the height of the checkpoint that the stored headers stand on."""
+    db.execute("INSERT OR REPLACE INTO setting (name, value) VALUES ('base_height', ?)", [str(height)])
+
+
+def load_tip_height(db: Database) -> int:
+    """Return the height of our tip: of the highest header, or of the checkpoint before the first one came."""
+    row = db.execute("SELECT max(height) FROM header").fetchone()
+    if row[0] is None:
+        row = db.execute("SELECT value FROM setting WHERE name = 'base_height'").fetchone()
+    return int(row[0]) if row else 0

@@ -1,0 +1,232 @@
+"""Scripts and their payments on disk."""
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlite_utils import Database
+
+from lightipn.bitcoin.address import Address
+from lightipn.bitcoin.hashes import BlockHash, ScriptHash, Txid
+from lightipn.bitcoin.transaction import Outpoint
+from lightipn.chain.history import UNKNOWN, Status
+from lightipn.chain.verifier import Confirmed, Unconfirmed
+from lightipn.ledger.entries import LedgerEntry, PaymentState, Replaced, ScriptPayments
+
+_OUTPUT = struct.Struct("<IQ")
+_SPEND = struct.Struct("<32sI")
+_COLUMNS = (
+    "txid, state, height, block_hash, position, replaced_by,"
+    " outputs, spends, sent_sat, is_coinbase, signals_rbf, seen_at"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScriptRecord:
+    """A script the service looks after.
+
+    Args:
+        known_status: what has been absorbed; ``UNKNOWN`` if it must be asked again, None for the empty history.
+        absorbed_at: unix seconds of the last time its history was worked in; None before the first.
+        wanted_until: unix seconds; set for a script that was merely looked up.
+        trouble: code of what keeps its history from being read; empty if nothing does.
+    """
+
+    scripthash: ScriptHash
+    script: bytes
+    address: str
+    known_status: Status | None
+    absorbed_at: int | None
+    wanted_until: int | None
+    trouble: str
+
+
+def _status(value: bytes | None) -> Status | None:
+    return None if value is None else Status(value)
+
+
+def load_script(db: Database, scripthash: ScriptHash) -> ScriptRecord | None:
+    """Return a script's record, or None if nobody wants it."""
+    row = db.execute(
+        "SELECT script, address, known_status, absorbed_at, wanted_until, trouble FROM script WHERE scripthash = ?",
+        [scripthash],
+    ).fetchone()
+    if row is None:
+        return None
+    return ScriptRecord(
+        scripthash=scripthash,
+        script=row[0],
+        address=row[1],
+        known_status=_status(row[2]),
+        absorbed_at=row[3],
+        wanted_until=row[4],
+        trouble=row[5],
+    )
+
+
+def load_watches(db: Database) -> list[tuple[ScriptHash, Status | None]]:
+    """Return every script with the status that has been absorbed, and forget the queue of changes."""
+    rows = db.execute("SELECT scripthash, known_status FROM script").fetchall()
+    return [(ScriptHash(row[0]), _status(row[1])) for row in rows]
+
+
+def add_script(db: Database, address: Address) -> None:
+    """Make sure a script is looked after for good; the running service learns of a new one."""
+    # A script without entries has, as far as we know, the empty history: an unused address costs no further write.
+    cursor = db.execute(
+        "INSERT OR IGNORE INTO script (scripthash, script, address, known_status) VALUES (?, ?, ?, NULL)",
+        [address.scripthash, address.script, address.text],
+    )
+    if cursor.rowcount:
+        save_watch_change(db, address.scripthash)
+
+
+def want_script(db: Database, address: Address, *, until: int, must_ask: bool) -> None:
+    """Make sure a script is looked after until a time, for somebody who looks it up.
+
+    Args:
+        until: unix seconds.
+        must_ask: ask the servers again even if a history was absorbed before.
+    """
+    cursor = db.execute(
+        "INSERT OR IGNORE INTO script (scripthash, script, address, known_status, wanted_until) VALUES (?, ?, ?, ?, ?)",
+        [address.scripthash, address.script, address.text, UNKNOWN, until],
+    )
+    is_new = cursor.rowcount > 0
+    if not is_new:
+        db.execute(
+            "UPDATE script SET wanted_until = max(wanted_until, ?) WHERE scripthash = ? AND wanted_until IS NOT NULL",
+            [until, address.scripthash],
+        )
+    if must_ask and not is_new:
+        forget_status(db, [address.scripthash])
+    if is_new or must_ask:
+        save_watch_change(db, address.scripthash)
+
+
+def drop_unwanted_scripts(db: Database, *, now: int) -> int:
+    """Remove scripts that were merely looked up and whose time is over; the running service stops watching them."""
+    rows = db.execute(
+        "SELECT scripthash FROM script WHERE wanted_until <= ? AND NOT EXISTS"
+        " (SELECT 1 FROM subscription WHERE subscription.scripthash = script.scripthash) LIMIT 1000",
+        [now],
+    ).fetchall()
+    for (scripthash,) in rows:
+        remove_script(db, ScriptHash(scripthash))
+    return len(rows)
+
+
+def remove_script(db: Database, scripthash: ScriptHash) -> None:
+    """Forget a script and its payments."""
+    db.execute("DELETE FROM ledger_entry WHERE scripthash = ?", [scripthash])
+    db.execute("DELETE FROM script WHERE scripthash = ?", [scripthash])
+    save_watch_change(db, scripthash)
+
+
+def save_watch_change(db: Database, scripthash: ScriptHash) -> None:
+    """Queue a script for the running service to look at."""
+    db.execute("INSERT INTO watch_change (scripthash) VALUES (?)", [scripthash])
+
+
+def take_watch_changes(db: Database, *, limit: int) -> list[tuple[ScriptHash, ScriptRecord | None]]:
+    """Take queued changes off the queue, oldest first; None stands for a script that was removed."""
+    rows = db.execute("SELECT change_id, scripthash FROM watch_change ORDER BY change_id LIMIT ?", [limit]).fetchall()
+    if not rows:
+        return []
+    db.execute("DELETE FROM watch_change WHERE change_id <= ?", [rows[-1][0]])
+    return [(ScriptHash(row[1]), load_script(db, ScriptHash(row[1]))) for row in rows]
+
+
+def has_watch_changes(db: Database) -> bool:
+    """Tell whether the queue holds anything."""
+    return db.execute("SELECT 1 FROM watch_change LIMIT 1").fetchone() is not None
+
+
+def save_status(db: Database, scripthash: ScriptHash, status: Status | None, *, now: int, trouble: str = "") -> bool:
+    """Record what has been absorbed of a script; False if nobody wants the script any more."""
+    cursor = db.execute(
+        "UPDATE script SET known_status = ?, absorbed_at = ?, trouble = ? WHERE scripthash = ?",
+        [status, now, trouble, scripthash],
+    )
+    return cursor.rowcount > 0
+
+
+def save_trouble(db: Database, scripthash: ScriptHash, trouble: str) -> None:
+    """Record why a script's history cannot be read."""
+    db.execute("UPDATE script SET trouble = ? WHERE scripthash = ? AND trouble != ?", [trouble, scripthash, trouble])
+
+
+def forget_status(db: Database, scripthashes: Iterable[ScriptHash]) -> None:
+    """Mark scripts to be asked again, also after a restart."""
+    db.conn.executemany(
+        "UPDATE script SET known_status = ?, absorbed_at = NULL, trouble = '' WHERE scripthash = ?",
+        [(UNKNOWN, scripthash) for scripthash in scripthashes],
+    )
+
+
+def load_payments(db: Database, scripthash: ScriptHash) -> ScriptPayments | None:
+    """Return all payments of a script, or None if nobody wants the script."""
+    row = db.execute("SELECT script FROM script WHERE scripthash = ?", [scripthash]).fetchone()
+    if row is None:
+        return None
+    rows = db.execute(f"SELECT {_COLUMNS} FROM ledger_entry WHERE scripthash = ?", [scripthash]).fetchall()
+    entries = {Txid(row[0]): _entry_of(row) for row in rows}
+    return ScriptPayments(scripthash=scripthash, script=row[0], entries=entries)
+
+
+def load_entries_above(db: Database, height: int) -> list[tuple[ScriptHash, LedgerEntry]]:
+    """Return the confirmed payments above a height, whatever their script."""
+    rows = db.execute(f"SELECT scripthash, {_COLUMNS} FROM ledger_entry WHERE height > ?", [height]).fetchall()
+    return [(ScriptHash(row[0]), _entry_of(row[1:])) for row in rows]
+
+
+def save_entries(db: Database, scripthash: ScriptHash, entries: Iterable[LedgerEntry]) -> None:
+    """Write ledger entries over what stood there."""
+    db.conn.executemany(
+        f"INSERT OR REPLACE INTO ledger_entry (scripthash, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [(scripthash, *_row_of(entry)) for entry in entries],
+    )
+
+
+def _row_of(entry: LedgerEntry) -> tuple[object, ...]:
+    place: tuple[object, ...]
+    match entry.state:
+        case Confirmed(block_hash, height, position):
+            place = ("confirmed", height, block_hash, position, None)
+        case Unconfirmed():
+            place = ("unconfirmed", None, None, None, None)
+        case Replaced(by_txid):
+            place = ("replaced", None, None, None, by_txid)
+    return (
+        entry.txid,
+        *place,
+        b"".join(_OUTPUT.pack(index, amount_sat) for index, amount_sat in entry.outputs),
+        b"".join(_SPEND.pack(outpoint.txid, outpoint.index) for outpoint in entry.spends),
+        entry.sent_sat,
+        int(entry.is_coinbase),
+        int(entry.signals_rbf),
+        entry.seen_at,
+    )
+
+
+def _entry_of(row: tuple[Any, ...]) -> LedgerEntry:
+    txid, state_name, height, block_hash, position, replaced_by, outputs, spends, sent_sat, *flags, seen_at = row
+    state: PaymentState
+    match state_name:
+        case "confirmed":
+            state = Confirmed(BlockHash(block_hash), height, position)
+        case "replaced":
+            state = Replaced(Txid(replaced_by))
+        case _:
+            state = Unconfirmed()
+    return LedgerEntry(
+        txid=Txid(txid),
+        state=state,
+        outputs=tuple(_OUTPUT.iter_unpack(outputs)),
+        spends=tuple(Outpoint(Txid(t), i) for t, i in _SPEND.iter_unpack(spends)),
+        sent_sat=sent_sat,
+        is_coinbase=bool(flags[0]),
+        signals_rbf=bool(flags[1]),
+        seen_at=seen_at,
+    )

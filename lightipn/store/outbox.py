@@ -1,0 +1,326 @@
+"""Messages and their attempts on disk.
+
+    review ──► message (due) ──► claim: attempt row, in flight ──► request on the wire ──► finish: outcome, next due
+
+The claim is committed before the request is sent, the outcome after. What a crash leaves in flight is marked as
+interrupted at the next start and is due again: at least once.
+"""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from sqlite_utils import Database
+
+from lightipn.outbox.messages import Message, OutgoingRequest, Policy, Subscription, SubscriptionState
+from lightipn.outbox.verdict import Answer, Outcome
+from lightipn.store.subscriptions import host_of, subscription_of
+
+ANSWER_HEAD_BYTES = 500
+_MESSAGE = "message_id, payload, heard_payload, is_heard_in_doubt, tries, due_at"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """An attempt that was recorded and must now be sent."""
+
+    attempt_id: int
+    message_key: int
+    host: str
+    dialect: str
+    sent_payload: bytes
+    request: OutgoingRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """What the operator sees of a message."""
+
+    message_key: int
+    message_id: str
+    dialect: str
+    owner: str
+    address: str
+    url: str
+    state: str
+    tries: int
+    attempts: int
+    due_at: float | None
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """What the operator sees of an attempt: the request as it was sent, and what came of it."""
+
+    attempt_id: int
+    started_at: float
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+    outcome: str
+    status: int | None
+    trouble: str
+    latency_ms: float | None
+    answer_head: bytes
+
+
+def _message_of(row: tuple[Any, ...]) -> Message:
+    return Message(
+        message_id=row[0],
+        payload=row[1],
+        heard_payload=row[2],
+        is_heard_in_doubt=bool(row[3]),
+        tries=row[4],
+        due_at=row[5],
+    )
+
+
+def load_message(db: Database, subscription_id: int) -> tuple[int, Message] | None:
+    """Return the key and the message of a subscription that has one message; None before it has."""
+    row = db.execute(
+        f"SELECT {_MESSAGE}, message_key FROM message WHERE subscription_id = ?", [subscription_id]
+    ).fetchone()
+    return (row[6], _message_of(row)) if row else None
+
+
+def add_message(db: Database, subscription: Subscription, *, baseline: bytes, payload: bytes, now: float) -> None:
+    """Add a subscription's message, due at once."""
+    db.execute(
+        "INSERT INTO message (message_id, subscription_id, host, payload, heard_payload, is_heard_in_doubt, tries,"
+        " due_at, is_held, created_at) VALUES (?, ?, ?, ?, ?, 0, 0, ?, ?, ?)",
+        [
+            str(uuid.uuid4()),
+            subscription.subscription_id,
+            host_of(subscription.url),
+            payload,
+            baseline,
+            now,
+            int(subscription.state is SubscriptionState.SUSPENDED),
+            int(now),
+        ],
+    )
+
+
+def save_message(db: Database, message_key: int, message: Message) -> None:
+    """Write a message over what stood there."""
+    db.execute(
+        "UPDATE message SET payload = ?, heard_payload = ?, is_heard_in_doubt = ?, tries = ?, due_at = ?"
+        " WHERE message_key = ?",
+        [
+            message.payload,
+            message.heard_payload,
+            int(message.is_heard_in_doubt),
+            message.tries,
+            message.due_at,
+            message_key,
+        ],
+    )
+
+
+# The hosts that have something to send, found by jumping through the index from host to host.
+_HOSTS = """
+WITH RECURSIVE waiting (host) AS (
+    SELECT min(host) FROM message WHERE due_at IS NOT NULL AND is_in_flight = 0 AND is_held = 0
+    UNION ALL
+    SELECT (SELECT min(host) FROM message
+            WHERE host > waiting.host AND due_at IS NOT NULL AND is_in_flight = 0 AND is_held = 0)
+    FROM waiting WHERE waiting.host IS NOT NULL
+)
+SELECT host, (SELECT min(due_at) FROM message
+              WHERE message.host = waiting.host AND due_at IS NOT NULL AND is_in_flight = 0 AND is_held = 0)
+FROM waiting WHERE host IS NOT NULL
+"""
+_DUE = f"""
+SELECT {", ".join("message." + column for column in _MESSAGE.split(", "))}, message.message_key,
+       subscription.subscription_id, dialect, owner, scripthash, address, url, terms, subscription.state,
+       subscription.created_at
+FROM message JOIN subscription USING (subscription_id)
+WHERE message.host = ? AND due_at <= ? AND due_at IS NOT NULL AND is_in_flight = 0 AND is_held = 0
+ORDER BY due_at LIMIT ?
+"""
+
+
+def claim_due(
+    db: Database,
+    policies: Mapping[str, Policy],
+    *,
+    now: float,
+    room: int,
+    room_per_host: int,
+    busy: Mapping[str, int],
+) -> tuple[list[Claim], float | None]:
+    """Take messages that are due, record an attempt for each, and mark them as in flight.
+
+    The hosts take turns by how long their first message has waited; none gets more than ``room_per_host``.
+
+    Args:
+        room: how many may be claimed.
+        busy: requests under way by host.
+
+    Returns:
+        The claims, and the time at which the next message is due that was left for its time to come; None if none is.
+    """
+    claims: list[Claim] = []
+    next_due_at: float | None = None
+    for host, due_at in sorted(db.execute(_HOSTS).fetchall(), key=lambda row: row[1]):
+        if due_at > now:
+            next_due_at = due_at if next_due_at is None else min(next_due_at, due_at)
+            continue
+        host_room = min(room - len(claims), room_per_host - busy.get(host, 0))
+        if host_room <= 0:
+            continue  # the end of one of its attempts will ring again
+        rows = db.execute(_DUE, [host, now, host_room]).fetchall()
+        claims.extend(_claim(db, policies, host, row, now=now) for row in rows)
+        if len(rows) < host_room:
+            left = db.execute(
+                "SELECT min(due_at) FROM message"
+                " WHERE host = ? AND due_at IS NOT NULL AND is_in_flight = 0 AND is_held = 0",
+                [host],
+            ).fetchone()[0]
+            if left is not None:
+                next_due_at = left if next_due_at is None else min(next_due_at, left)
+    return claims, next_due_at
+
+
+def _claim(db: Database, policies: Mapping[str, Policy], host: str, row: tuple[Any, ...], *, now: float) -> Claim:
+    message, message_key, subscription = _message_of(row).claimed(), row[6], subscription_of(row[7:])
+    request = policies[subscription.dialect].request_of(subscription, message)
+    db.execute(
+        "UPDATE message SET is_in_flight = 1, tries = ?, is_heard_in_doubt = ? WHERE message_key = ?",
+        [message.tries, int(message.is_heard_in_doubt), message_key],
+    )
+    cursor = db.execute(
+        "INSERT INTO attempt (message_key, payload, method, url, headers, body, started_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [
+            message_key,
+            message.payload,
+            request.method,
+            request.url,
+            msgspec.json.encode(request.headers).decode(),
+            request.body,
+            now,
+        ],
+    )
+    return Claim(
+        attempt_id=int(cursor.lastrowid or 0),
+        message_key=message_key,
+        host=host,
+        dialect=subscription.dialect,
+        sent_payload=message.payload,
+        request=request,
+    )
+
+
+def finish_attempt(
+    db: Database, policies: Mapping[str, Policy], claim: Claim, answer: Answer, *, now: float, jitter: float
+) -> Outcome:
+    """Record what an attempt came to, and when the message is due again."""
+    policy = policies[claim.dialect]
+    outcome = policy.outcome_of(claim.sent_payload, answer)
+    db.execute(
+        "UPDATE attempt SET outcome = ?, status = ?, trouble = ?, latency_ms = ?, answer_head = ? WHERE attempt_id = ?",
+        [
+            outcome.value,
+            answer.status,
+            answer.trouble,
+            answer.latency_ms,
+            answer.body[:ANSWER_HEAD_BYTES],
+            claim.attempt_id,
+        ],
+    )
+    row = db.execute(f"SELECT {_MESSAGE} FROM message WHERE message_key = ?", [claim.message_key]).fetchone()
+    if row is None:  # the subscription was removed while the attempt was under way
+        return outcome
+    message = _message_of(row)
+    retry_after_s = policy.retry_after_s(max(1, message.tries), jitter=jitter)
+    after = message.after_attempt(claim.sent_payload, outcome, now=now, retry_after_s=retry_after_s)
+    save_message(db, claim.message_key, after)
+    db.execute("UPDATE message SET is_in_flight = 0 WHERE message_key = ?", [claim.message_key])
+    return outcome
+
+
+def recover_interrupted(db: Database) -> int:
+    """Mark attempts that a crash left open; their messages are due again. Returns how many."""
+    cursor = db.execute("UPDATE attempt SET outcome = ? WHERE outcome IS NULL", [Outcome.INTERRUPTED.value])
+    db.execute("UPDATE message SET is_in_flight = 0 WHERE is_in_flight = 1")
+    return int(cursor.rowcount)
+
+
+_DELIVERY = """
+SELECT message_key, message_id, dialect, owner, address, url, due_at, is_in_flight, is_held, tries, payload,
+       (SELECT count(*) FROM attempt WHERE attempt.message_key = message.message_key)
+FROM message JOIN subscription USING (subscription_id)
+"""
+
+
+def _delivery_of(row: tuple[Any, ...]) -> Delivery:
+    due_at, is_in_flight, is_held = row[6:9]
+    state = "in-flight" if is_in_flight else "acknowledged" if due_at is None else "held" if is_held else "due"
+    return Delivery(
+        message_key=row[0],
+        message_id=row[1],
+        dialect=row[2],
+        owner=row[3],
+        address=row[4],
+        url=row[5],
+        state=state,
+        tries=row[9],
+        attempts=row[11],
+        due_at=due_at,
+        payload=row[10],
+    )
+
+
+def load_deliveries(db: Database, *, limit: int, is_pending_only: bool = False) -> list[Delivery]:
+    """Return messages, newest first."""
+    where = "WHERE due_at IS NOT NULL" if is_pending_only else ""
+    rows = db.execute(f"{_DELIVERY} {where} ORDER BY message_key DESC LIMIT ?", [limit]).fetchall()
+    return [_delivery_of(row) for row in rows]
+
+
+def load_delivery(db: Database, message_key: int) -> Delivery | None:
+    """Return one message, or None."""
+    row = db.execute(f"{_DELIVERY} WHERE message_key = ?", [message_key]).fetchone()
+    return _delivery_of(row) if row else None
+
+
+def load_attempts(db: Database, message_key: int) -> list[Attempt]:
+    """Return all attempts of a message, oldest first."""
+    rows = db.execute(
+        "SELECT attempt_id, started_at, method, url, headers, body, outcome, status, trouble, latency_ms, answer_head"
+        " FROM attempt WHERE message_key = ? ORDER BY attempt_id",
+        [message_key],
+    ).fetchall()
+    return [
+        Attempt(
+            attempt_id=row[0],
+            started_at=row[1],
+            method=row[2],
+            url=row[3],
+            headers=msgspec.json.decode(row[4], type=dict[str, str]),
+            body=row[5],
+            outcome=row[6] or "in-flight",
+            status=row[7],
+            trouble=row[8],
+            latency_ms=row[9],
+            answer_head=row[10],
+        )
+        for row in rows
+    ]
+
+
+def make_due(db: Database, message_key: int, *, now: float) -> bool:
+    """Make a message due now, whatever its state; False if there is no such message."""
+    cursor = db.execute("UPDATE message SET due_at = ?, tries = 0 WHERE message_key = ?", [now, message_key])
+    return cursor.rowcount > 0
+
+
+def count_pending(db: Database) -> tuple[int, float | None]:
+    """Return how many messages are not acknowledged, and since when the longest-waiting one is due (unix seconds)."""
+    row = db.execute("SELECT count(*), min(due_at) FROM message WHERE due_at IS NOT NULL").fetchone()
+    return int(row[0]), row[1]

@@ -1,0 +1,279 @@
+"""The chain's side of the spine: follow the servers' tips, and find the header for any height.
+
+One task at a time changes the chain. Headers are fetched page by page and each page is judged before the next is asked
+for, so that a flood of headers costs the flooder its proof of work.
+"""
+
+from collections.abc import Callable, Mapping
+
+import structlog
+import trio
+
+from lightipn.bitcoin.hashes import ScriptHash, hex_of
+from lightipn.bitcoin.header import RETARGET_BLOCKS, BlockHeader, parse_header
+from lightipn.bitcoin.network import Network
+from lightipn.chain.checkpoint import Checkpoint, Checkpoints, check_period
+from lightipn.chain.headers import ChainDelta, HeaderChain
+from lightipn.chain.source import ChainSource, TipChanged
+from lightipn.errors import HeaderError, SourceError, StoreError
+from lightipn.ledger import rules
+from lightipn.ledger.entries import LedgerEntry
+from lightipn.ledger.events import PaymentEvent
+from lightipn.outbox.messages import Policy
+from lightipn.store import chain as chain_store
+from lightipn.store import ledger as ledger_store
+from lightipn.store import reviews
+from lightipn.store.database import Database, Store
+from lightipn.tracker.events import log_events
+
+# A confirmation counter never looks deeper than this: what lies lower is not touched when the tip falls.
+DEEPEST_CONFIRMS = 1000
+
+log = structlog.get_logger("tracker")
+
+
+def open_chain(
+    network: Network, checkpoints: Checkpoints, lowest_height: int | None, raw_headers: list[bytes]
+) -> HeaderChain:
+    """Rebuild the header chain from what the store holds.
+
+    Args:
+        lowest_height: height of the first stored header; None when none is stored.
+
+    Raises:
+        StoreError: the stored headers contradict a checkpoint, or do not link.
+    """
+    base: Checkpoint | None = checkpoints.last
+    if lowest_height is not None:
+        base = checkpoints.at(lowest_height - 1)
+        if base is None:
+            raise StoreError(f"stored headers begin at {lowest_height}, which follows no checkpoint")
+    assert base is not None
+    try:
+        chain = HeaderChain(network, base, raw_headers)
+    except HeaderError as error:
+        raise StoreError(f"the database is damaged: {error}") from error
+    for checkpoint in checkpoints.rows:
+        held = chain.hash_at(checkpoint.height)
+        if held is not None and held != checkpoint.block_hash:
+            raise StoreError(f"stored headers contradict the checkpoint at height {checkpoint.height}")
+    return chain
+
+
+class ChainFollower:
+    """Keeps our chain at the tip with the most work, in memory and on disk.
+
+    Args:
+        chain: as rebuilt by ``open_chain``; the follower alone changes it from now on.
+        ring: called after a commit that made a message due.
+        clock: unix seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: ChainSource,
+        store: Store,
+        chain: HeaderChain,
+        checkpoints: Checkpoints,
+        policies: Mapping[str, Policy],
+        ring: Callable[[], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self.chain = chain
+        self.is_tip_proved = False
+        self._source = source
+        self._store = store
+        self._checkpoints = checkpoints
+        self._policies = policies
+        self._ring = ring
+        self._clock = clock
+        self._lock = trio.Lock()
+        self._tips: dict[str, TipChanged] = {}
+        self._bell = trio.Event()
+
+    def tell_tip(self, update: TipChanged) -> None:
+        """Take note of a server's newest tip; an older one of the same server is forgotten."""
+        self._tips[update.server] = update
+        self._bell.set()
+
+    async def run(self) -> None:
+        """Follow tips for ever."""
+        await self._review_woken()  # what a crash left undone
+        while True:
+            self._bell = trio.Event()
+            while self._tips:
+                await self._follow(self._tips.pop(next(iter(self._tips))))
+            await self._bell.wait()
+
+    async def _follow(self, update: TipChanged) -> None:
+        """Bring our chain to a server's tip, where that has more work."""
+        async with self._lock:
+            try:
+                await self._sync(update.server, update.height, update.raw_header)
+            except HeaderError as error:
+                self._source.report(update.server, f"header: {error}", update.raw_header)
+                return
+            except SourceError as error:
+                log.info("tracker.headers_unavailable", server=update.server, reason=str(error))
+                return
+        self.is_tip_proved = True
+
+    async def _sync(self, server: str, height: int, raw_header: bytes) -> None:
+        """Find where the server's chain leaves ours, and adopt it from there on if it has more work."""
+        if self.chain.hash_at(height) == parse_header(raw_header).block_hash:
+            return
+        if self.chain.hash_at(height - 1) is not None and self.chain.connects(height, raw_header):
+            start, headers = height, [raw_header]
+        else:
+            start, headers = await self._find_fork(server, height)
+        while True:
+            delta = self.chain.extended_by(start, headers)
+            if delta is not None:
+                await self._commit(delta)
+                start, headers = delta.tip_height + 1, []
+            asked_from = start + len(headers)
+            if asked_from > height:
+                break
+            page = await self._fetch_page(server, asked_from, height)
+            if not page:
+                break
+            headers += page
+        if height < self.chain.tip_height:
+            log.info("tracker.server_behind", server=server, height=height, our_height=self.chain.tip_height)
+
+    async def _fetch_page(self, server: str, start: int, last: int) -> list[bytes]:
+        count = min(RETARGET_BLOCKS, last - start + 1)
+        return await self._source.fetch_headers(start, count, server=server)
+
+    async def _find_fork(self, server: str, height: int) -> tuple[int, list[bytes]]:
+        """Return a height at which the server's chain stands on ours, and its headers from there on (one page)."""
+        start = min(height, self.chain.tip_height + 1)
+        step = 1
+        while True:
+            headers = await self._fetch_page(server, start, height)
+            if headers and self.chain.connects(start, headers[0]):
+                return start, headers
+            if start <= self.chain.base.height + 1:
+                raise HeaderError(f"server's chain does not contain the checkpoint at {self.chain.base.height}")
+            # Reorgs are shallow as a rule: step back 1, 2, 4 ... blocks until the chains meet.
+            start = max(self.chain.base.height + 1, start - step)
+            step *= 2
+
+    async def _commit(self, delta: ChainDelta) -> None:
+        now = self._clock()
+        old_tip = self.chain.tip_height
+
+        def work(db: Database) -> tuple[list[PaymentEvent], list[ScriptHash], bool, bool]:
+            events, unsettled, is_due = self._record(db, delta, old_tip=old_tip, now=now)
+            is_woken, is_more = reviews.review_woken(db, self._policies, tip_height=delta.tip_height, now=now)
+            return events, unsettled, is_due or is_woken, is_more
+
+        events, unsettled, is_due, is_more = await self._store.transact(work)
+        self.chain.apply(delta)
+        for scripthash in unsettled:
+            self._source.recheck(scripthash, after_s=0.0)
+        self._log(delta, events)
+        if is_due:
+            self._ring()
+        if is_more:
+            await self._review_woken()
+
+    async def _review_woken(self) -> None:
+        """Review what waited for this height, page by page, so that thousands of them do not block the writer."""
+        is_more = True
+        while is_more:
+            is_due, is_more = await self._store.transact(
+                lambda db: reviews.review_woken(
+                    db, self._policies, tip_height=chain_store.load_tip_height(db), now=self._clock()
+                )
+            )
+            if is_due:
+                self._ring()
+
+    def _record(
+        self, db: Database, delta: ChainDelta, *, old_tip: int, now: float
+    ) -> tuple[list[PaymentEvent], list[ScriptHash], bool]:
+        chain_store.save_delta(db, delta)
+        if not delta.disconnected:
+            return [], [], False
+        events = []
+        touched: dict[ScriptHash, list[LedgerEntry]] = {}
+        for scripthash, entry in ledger_store.load_entries_above(db, delta.fork_height):
+            after, event = rules.reverted(scripthash, entry)
+            touched.setdefault(scripthash, []).append(after)
+            events.append(event)
+        for scripthash, entries in touched.items():
+            ledger_store.save_entries(db, scripthash, entries)
+        # The same transaction at the same height of another block leaves the status as it was: nobody would tell us.
+        ledger_store.forget_status(db, touched)
+        affected = set(touched)
+        if delta.tip_height < old_tip:  # more work in fewer blocks: what stays in its block may still be less deep
+            lower = ledger_store.load_entries_above(db, delta.tip_height - DEEPEST_CONFIRMS)
+            affected |= {scripthash for scripthash, _ in lower}
+        due = [
+            reviews.review_script(db, self._policies, scripthash, tip_height=delta.tip_height, now=now)
+            for scripthash in affected
+        ]
+        return events, list(touched), any(due)
+
+    def _log(self, delta: ChainDelta, events: list[PaymentEvent]) -> None:
+        if delta.depth_blocks:
+            log.warning(
+                "tracker.reorg_followed",
+                depth_blocks=delta.depth_blocks,
+                fork_height=delta.fork_height,
+                reverted_payments=len(events),
+            )
+        log.info(
+            "tracker.chain_extended",
+            height=delta.tip_height,
+            block_hash=hex_of(delta.connected[-1].block_hash),
+            headers=len(delta.connected),
+        )
+        log_events(events)
+
+    async def header_at(self, height: int, server: str) -> BlockHeader | None:
+        """Return a header of our chain; above the tip the server is asked to extend it, below the base to prove it.
+
+        Returns:
+            None where our chain does not reach that height.
+
+        Raises:
+            SourceError: the headers cannot be had, or do not hold.
+        """
+        if height > self.chain.tip_height:
+            async with self._lock:
+                if height > self.chain.tip_height:
+                    await self._extend_to(height, server)
+        if height > self.chain.base.height or height == 0:
+            return self.chain.header_at(height)
+        return await self._old_header(height, server)
+
+    async def _extend_to(self, height: int, server: str) -> None:
+        """A history may speak of a block whose header was not announced yet."""
+        headers = await self._source.fetch_headers(height, 1, server=server)
+        if headers:
+            try:
+                await self._sync(server, height, headers[0])
+            except HeaderError as error:
+                self._source.report(server, f"header: {error}", headers[0])
+                raise
+
+    async def _old_header(self, height: int, server: str) -> BlockHeader:
+        stored = await self._store.read(lambda db: chain_store.load_old_header(db, height))
+        if stored is not None:
+            return parse_header(stored)
+        async with self._lock:  # one period at a time: it is 160 kB
+            stored = await self._store.read(lambda db: chain_store.load_old_header(db, height))
+            if stored is not None:
+                return parse_header(stored)
+            period = height // RETARGET_BLOCKS
+            raw_headers = await self._source.fetch_headers(period * RETARGET_BLOCKS, RETARGET_BLOCKS, server=server)
+            try:
+                headers = check_period(raw_headers, self._checkpoints.rows[period + 1])
+            except HeaderError as error:
+                self._source.report(server, f"header: {error}")
+                raise
+            await self._store.transact(lambda db: chain_store.save_period(db, period, b"".join(raw_headers)))
+            return headers[height % RETARGET_BLOCKS]

@@ -1,0 +1,1 @@
+"""Tests of LightIPN; the list of their docstrings is its specification."""

@@ -1,0 +1,109 @@
+"""Fixtures: a bitcoind and an ElectrumX that the session shares, a pair for one test alone, and a shop.
+
+Without the programs these tests are skipped, which the summary says aloud; in CI (variable ``CI``) they fail.
+"""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.regtest.nodes import (
+    Bitcoind,
+    ElectrumX,
+    ProgramMissingError,
+    find_program,
+    open_bitcoind,
+    open_electrumx,
+)
+from tests.regtest.shop import Shop, open_shop
+
+FOLDER = Path(__file__).parent
+MISSING = pytest.StashKey[str]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test of this folder; pytest hands over those of all folders."""
+    for item in items:
+        if FOLDER in item.path.parents:
+            item.add_marker(pytest.mark.regtest)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say aloud that these tests did not run, and what to do about it."""
+    if message := config.stash.get(MISSING, None):
+        terminalreporter.section("the regtest stories were SKIPPED", sep="!", yellow=True, bold=True)
+        terminalreporter.line(message, yellow=True)
+
+
+@pytest.fixture(scope="session")
+def programs(pytestconfig: pytest.Config) -> None:
+    """Need both programs: a failure in CI, a skip elsewhere."""
+    try:
+        for name in ("bitcoind", "electrumx_server"):
+            find_program(name)
+    except ProgramMissingError as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error), pytrace=False)
+        pytestconfig.stash[MISSING] = str(error)
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def shared_bitcoind(programs: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bitcoind]:
+    """One bitcoind for the session: each test has a Trio run of its own, the process stays."""
+    shared = Bitcoind(tmp_path_factory.mktemp("bitcoind"))
+    try:
+        trio.run(shared.start)
+        yield shared
+    finally:
+        shared.kill()
+
+
+@pytest.fixture(scope="session")
+def shared_electrumx(shared_bitcoind: Bitcoind, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ElectrumX]:
+    """One ElectrumX for the session."""
+    shared = ElectrumX(shared_bitcoind, tmp_path_factory.mktemp("electrumx"))
+    try:
+        trio.run(shared.start)
+        yield shared
+    finally:
+        shared.kill()
+
+
+@pytest.fixture
+def bitcoind(shared_bitcoind: Bitcoind) -> Bitcoind:
+    """The bitcoind that the session shares: take fresh addresses, and leave the process alone."""
+    shared_bitcoind.require_running()
+    return shared_bitcoind
+
+
+@pytest.fixture
+async def electrumx(shared_electrumx: ElectrumX) -> ElectrumX:
+    """The ElectrumX that the session shares, at bitcoind's tip."""
+    shared_electrumx.require_running()
+    await shared_electrumx.wait_tip()
+    return shared_electrumx
+
+
+@pytest.fixture
+async def private_bitcoind(programs: None, tmp_path: Path) -> AsyncIterator[Bitcoind]:
+    """A bitcoind for this test alone: it may be stopped, or reorganised deeply."""
+    async with open_bitcoind(tmp_path / "bitcoind") as private:
+        yield private
+
+
+@pytest.fixture
+async def private_electrumx(private_bitcoind: Bitcoind, tmp_path: Path) -> AsyncIterator[ElectrumX]:
+    """An ElectrumX over ``private_bitcoind`` for this test alone: it may be killed."""
+    async with open_electrumx(private_bitcoind, tmp_path / "electrumx") as private:
+        yield private
+
+
+@pytest.fixture
+async def shop() -> AsyncIterator[Shop]:
+    """A receiver of callbacks that acknowledges what it hears."""
+    async with open_shop() as opened:
+        yield opened
