@@ -66,7 +66,7 @@ def load_script(db: Database, scripthash: ScriptHash) -> ScriptRecord | None:
 
 
 def load_watches(db: Database) -> list[tuple[ScriptHash, Status | None]]:
-    """Return every script with the status that has been absorbed, and forget the queue of changes."""
+    """Return every script with the status that has been absorbed."""
     rows = db.execute("SELECT scripthash, known_status FROM script").fetchall()
     return [(ScriptHash(row[0]), _status(row[1])) for row in rows]
 
@@ -138,6 +138,11 @@ def take_watch_changes(db: Database, *, limit: int) -> list[tuple[ScriptHash, Sc
     return [(ScriptHash(row[1]), load_script(db, ScriptHash(row[1]))) for row in rows]
 
 
+def clear_watch_changes(db: Database) -> None:
+    """Forget the queue: whoever calls reads all scripts in the same transaction."""
+    db.execute("DELETE FROM watch_change")
+
+
 def has_watch_changes(db: Database) -> bool:
     """Tell whether the queue holds anything."""
     return db.execute("SELECT 1 FROM watch_change LIMIT 1").fetchone() is not None
@@ -160,7 +165,7 @@ def save_trouble(db: Database, scripthash: ScriptHash, trouble: str) -> None:
 def forget_status(db: Database, scripthashes: Iterable[ScriptHash]) -> None:
     """Mark scripts to be asked again, also after a restart."""
     db.conn.executemany(
-        "UPDATE script SET known_status = ?, absorbed_at = NULL, trouble = '' WHERE scripthash = ?",
+        "UPDATE script SET known_status = ?, trouble = '' WHERE scripthash = ?",
         [(UNKNOWN, scripthash) for scripthash in scripthashes],
     )
 

@@ -99,9 +99,9 @@ class Tracker:
                     case SourceLost():
                         pass  # the source reconnects by itself; what waits there shows in its statistics
 
-    async def wait_progress(self) -> None:
-        """Wait until the next history has been committed."""
-        await self._progress.wait()
+    def progress(self) -> trio.Event:
+        """Return an event that is set when the next history has been committed."""
+        return self._progress
 
     def _tell_progress(self) -> None:
         self._progress.set()

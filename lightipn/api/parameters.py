@@ -1,0 +1,121 @@
+"""What a caller sent, as one table of texts: the query, and a form or JSON object in the body."""
+
+from collections.abc import Mapping
+from urllib.parse import parse_qsl
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+
+from lightipn.errors import RequestError
+
+MAX_BODY_BYTES = 65536
+MAX_FIELDS = 100
+
+
+def _refusal(message: str, *, status: int = 400, code: str = "bad-request") -> RequestError:
+    return RequestError(message, code=code, status_hint=status)
+
+
+async def body_of(request: Request) -> bytes:
+    """Read a body of at most 64 KiB.
+
+    Raises:
+        RequestError: ``body-too-large`` (413), or the caller went away.
+    """
+    length = request.headers.get("content-length", "0")
+    if length.isdecimal() and int(length) > MAX_BODY_BYTES:
+        raise _too_large()
+    body = bytearray()
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > MAX_BODY_BYTES:
+                raise _too_large()
+    except ClientDisconnect:
+        raise _refusal("the caller went away") from None
+    return bytes(body)
+
+
+def _too_large() -> RequestError:
+    return _refusal(f"body is larger than {MAX_BODY_BYTES} bytes", status=413, code="body-too-large")
+
+
+async def parameters_of(request: Request) -> dict[str, str]:
+    """Read all parameters of a request, from wherever it carries them.
+
+    Raises:
+        RequestError: bad UTF-8, bad JSON, too large, or a parameter given twice with different values.
+    """
+    raw_query = request.scope.get("query_string", b"")
+    found = _parse_form(raw_query, "query")
+    if request.method in ("POST", "PUT", "PATCH", "DELETE"):
+        body = await body_of(request)
+        if body.strip():
+            kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+            is_json = kind == "application/json" or body.lstrip()[:1] == b"{"
+            _merge(found, _parse_json(body) if is_json else _parse_form(body, "body"))
+    return found
+
+
+def _parse_form(raw: bytes, where: str) -> dict[str, str]:
+    try:
+        text = raw.decode("ascii" if where == "query" else "utf-8")
+        pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS, encoding="utf-8")
+    except UnicodeError:
+        raise _refusal(f"{where} is not UTF-8", code="bad-encoding") from None
+    except ValueError:
+        raise _refusal(f"{where} has more than {MAX_FIELDS} fields") from None
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        _merge(found, {name: value})
+    return found
+
+
+def _parse_json(raw: bytes) -> dict[str, str]:
+    try:
+        value = msgspec.json.decode(raw)
+    except (ValueError, RecursionError):
+        raise _refusal("body is not JSON", code="bad-json") from None
+    if not isinstance(value, dict):
+        raise _refusal("body is not a JSON object", code="bad-json")
+    texts = {}
+    for name, item in value.items():
+        if isinstance(item, bool) or not isinstance(item, str | int):
+            raise _refusal(f"{str(name)[:40]!a} is neither a text nor a whole number", code="bad-json")
+        texts[str(name)] = str(item)
+    return texts
+
+
+def _merge(found: dict[str, str], more: Mapping[str, str]) -> None:
+    for name, value in more.items():
+        if found.setdefault(name, value) != value:
+            raise _refusal(f"{name[:40]!a} is given twice, with different values")
+
+
+def whole_number(parameters: Mapping[str, str], name: str, *, default: int, lowest: int, highest: int) -> int:
+    """Read a whole number.
+
+    Raises:
+        RequestError: ``bad-number``.
+    """
+    text = parameters.get(name)
+    if text is None:
+        return default
+    value = int(text) if text.isascii() and text.isdecimal() and len(text) <= 20 else None
+    if value is None or not lowest <= value <= highest:
+        raise RequestError(
+            f"{name} is {text[:40]!a}, want a whole number from {lowest} to {highest}", code="bad-number"
+        )
+    return value
+
+
+def required(parameters: Mapping[str, str], name: str) -> str:
+    """Read a parameter that must be there.
+
+    Raises:
+        RequestError: ``missing-parameter``.
+    """
+    text = parameters.get(name, "")
+    if not text.strip():
+        raise RequestError(f"{name} is missing", code="missing-parameter")
+    return text

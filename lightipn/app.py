@@ -1,0 +1,357 @@
+"""The composition root: builds every room, owns the root nursery. The only file that knows them all."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib import resources
+from pathlib import Path
+
+import structlog
+import trio
+
+from lightipn.api.frame import build_app
+from lightipn.api.health import Readiness, health_routes
+from lightipn.api.owners import Doorkeeper
+from lightipn.api.server import open_listener, serve_api
+from lightipn.bitcoin.extended_key import parse_address_chain
+from lightipn.bitcoin.hashes import ScriptHash
+from lightipn.bitcoin.network import Network
+from lightipn.chain.checkpoint import Checkpoints, parse_checkpoints
+from lightipn.chain.history import Status
+from lightipn.config import Config
+from lightipn.delivery.dispatcher import Dispatcher
+from lightipn.delivery.guard import AddressRules
+from lightipn.delivery.sender import open_sender
+from lightipn.dialects.ipn.policy import IpnPolicy
+from lightipn.dialects.ipn.routes import IpnSettings, ipn_routes
+from lightipn.electrum.address import ServerAddress, parse_server_address, parse_server_list
+from lightipn.electrum.pool import ServerPool
+from lightipn.electrum.source import ElectrumSource
+from lightipn.errors import LightIPNError, StoreError
+from lightipn.outbox.messages import Policy
+from lightipn.service import Doorbells, Service, no_bell
+from lightipn.store import chain as chain_store
+from lightipn.store import ledger as ledger_store
+from lightipn.store import servers as server_store
+from lightipn.store.database import Database, Store, open_store, sole_service
+from lightipn.tracker.chain_follower import ChainFollower, open_chain
+from lightipn.tracker.spine import Tracker
+
+LOOK_AT_DATABASE_S = 1.0
+HOUSEKEEPING_S = 60.0
+WATCH_CHANGES_PAGE = 1000
+SAVE_SERVERS_AT_MOST_EVERY_S = 1.0
+
+log = structlog.get_logger("app")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningService:
+    """A service that accepts requests.
+
+    Args:
+        url: of its API.
+        readiness: what ``/readyz`` says.
+    """
+
+    url: str
+    service: Service
+    readiness: Callable[[], Readiness]
+
+
+def policies_of(config: Config) -> dict[str, Policy]:
+    """Return every dialect's policy, by the dialect's name."""
+    ipn = IpnPolicy(max_retry_interval_s=config.ipn.max_retry_interval_s, auth_token=config.ipn.auth_token)
+    return {"ipn": ipn}
+
+
+def ipn_settings_of(config: Config) -> IpnSettings:
+    """Return what the IPN dialect's routes need; a configured key is read here."""
+    chain = parse_address_chain(config.ipn.xpub, config.network) if config.ipn.xpub else None
+    return IpnSettings(confirmations=config.ipn.confirmations, user_addresses=chain)
+
+
+def _shipped(name: str) -> str:
+    """Return a data file that ships with the program; an empty text where a network has none."""
+    file = resources.files("lightipn") / "data" / name
+    return file.read_text("utf-8") if file.is_file() else ""
+
+
+def checkpoints_of(network: Network) -> Checkpoints:
+    """Return the checkpoints that ship with the program."""
+    return parse_checkpoints(_shipped(f"checkpoints-{network.name}.tsv"), network)
+
+
+def servers_of(config: Config) -> tuple[list[ServerAddress], bool]:
+    """Return the servers to use, and whether they are the built-in ones.
+
+    Onion servers are left out: only a proxy reaches them.
+    """
+    if config.electrum.servers:
+        return [parse_server_address(text) for text in config.electrum.servers], False
+    builtin = parse_server_list(_shipped(f"servers-{config.network.name}.tsv"))
+    return [address for address in builtin if address.uses_tls and not address.is_onion], True
+
+
+@asynccontextmanager
+async def open_service_tools(config: Config) -> AsyncIterator[Service]:
+    """Open the database for a command; what it writes is noticed by the service that runs on it.
+
+    Raises:
+        StoreError: the database cannot be used.
+    """
+    async with open_store(config.database, config.network.name, threaded=False) as store:
+        yield Service(
+            store=store,
+            network=config.network,
+            policies=policies_of(config),
+            check_url=AddressRules(config.delivery.allow_networks).check_url,
+            bells=Doorbells(watches=no_bell, messages=no_bell),
+            progress=trio.Event,
+            clock=time.time,
+        )
+
+
+async def run_service(
+    config: Config,
+    *,
+    stop: trio.Event,
+    task_status: trio.TaskStatus[RunningService] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run the service until ``stop`` is set; then end within five seconds.
+
+    Raises:
+        ConfigError: the API's address cannot be listened on.
+        StoreMismatchError: another service runs on the database, or it is of another network.
+        StoreError: the database cannot be used, at the start or later.
+    """
+    policies = policies_of(config)
+    checkpoints = checkpoints_of(config.network)
+    rules = AddressRules(config.delivery.allow_networks)
+    delivery = config.delivery
+    with sole_service(config.database):
+        async with (
+            open_store(config.database, config.network.name) as store,
+            open_sender(rules, timeout_s=delivery.timeout_s, max_in_flight=delivery.max_in_flight) as sender,
+        ):
+            listener = open_listener(config.api.bind)
+            try:
+                await _save_base(store, checkpoints)
+                lowest, raw_headers = await store.read(chain_store.load_headers)
+                chain = open_chain(config.network, checkpoints, lowest, raw_headers)
+                dispatcher = Dispatcher(
+                    store=store,
+                    sender=sender,
+                    policies=policies,
+                    max_in_flight=delivery.max_in_flight,
+                    max_in_flight_per_host=delivery.max_in_flight_per_host,
+                    clock=time.time,
+                )
+                source = await _open_source(config, store, checkpoints)
+                follower = ChainFollower(
+                    source=source,
+                    store=store,
+                    chain=chain,
+                    checkpoints=checkpoints,
+                    policies=policies,
+                    ring=dispatcher.ring,
+                    clock=time.time,
+                )
+                tracker = Tracker(
+                    source=source,
+                    store=store,
+                    follower=follower,
+                    policies=policies,
+                    ring=dispatcher.ring,
+                    clock=time.time,
+                )
+                keeper = WatchKeeper(store, source)
+                service = Service(
+                    store=store,
+                    network=config.network,
+                    policies=policies,
+                    check_url=rules.check_url,
+                    bells=Doorbells(watches=keeper.ring, messages=dispatcher.ring),
+                    progress=tracker.progress,
+                    clock=time.time,
+                )
+                await keeper.load()
+
+                def readiness() -> Readiness:
+                    return Readiness(
+                        network=config.network.name,
+                        tip_height=chain.tip_height,
+                        is_tip_proved=follower.is_tip_proved,
+                        watches=source.statistics(),
+                        servers=tuple(source.servers()),
+                    )
+
+                failures: list[StoreError] = []
+
+                def stop_for(error: StoreError) -> None:
+                    failures.append(error)
+                    stop.set()
+
+                doorkeeper = Doorkeeper(service, anonymous=config.api.anonymous)
+                routes = ipn_routes(service, doorkeeper, ipn_settings_of(config))
+                app = build_app([*health_routes(readiness), *routes], stop_for=stop_for)
+                host, port = listener.getsockname()[:2]
+                url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+                async with trio.open_nursery() as background:
+                    background.start_soon(source.run)
+                    background.start_soon(tracker.run)
+                    background.start_soon(keeper.run)
+                    background.start_soon(_look_at_database, store, keeper.ring, dispatcher.ring)
+                    background.start_soon(_save_servers, store, source)
+                    background.start_soon(_keep_house, store)
+                    async with trio.open_nursery() as nursery:
+                        await nursery.start(partial(serve_api, app, listener, stop=stop))
+                        nursery.start_soon(dispatcher.run, stop)
+                        log.info("app.service_started", url=url, network=config.network.name, tip=chain.tip_height)
+                        task_status.started(RunningService(url=url, service=service, readiness=readiness))
+                    background.cancel_scope.cancel()
+                await store.transact(server_store.forget_connections)
+                log.info("app.service_stopped")
+                if failures:
+                    raise failures[0]
+            finally:
+                listener.close()
+
+
+async def _save_base(store: Store, checkpoints: Checkpoints) -> None:
+    await store.transact(lambda db: chain_store.save_base_height(db, checkpoints.last.height))
+
+
+async def _open_source(config: Config, store: Store, checkpoints: Checkpoints) -> ElectrumSource:
+    addresses, is_builtin = servers_of(config)
+    if not addresses:
+        log.warning("app.no_servers", network=config.network.name, hint="set [electrum] servers")
+    pool = ServerPool(
+        addresses,
+        config.network,
+        lowest_tip=checkpoints.last.height,
+        is_builtin=is_builtin,
+        remembered=await store.read(server_store.load_remembered),
+    )
+    return ElectrumSource(pool, sweep_interval_s=config.electrum.sweep_interval_s)
+
+
+class WatchKeeper:
+    """Keeps the source's watches equal to the scripts in the database."""
+
+    def __init__(self, store: Store, source: ElectrumSource) -> None:
+        self._store = store
+        self._source = source
+        self._bell = trio.Event()
+
+    def ring(self) -> None:
+        """Say that scripts may have changed."""
+        self._bell.set()
+
+    async def load(self) -> None:
+        """Hand all scripts to the source; what was queued before is part of them."""
+
+        def work(db: Database) -> list[tuple[ScriptHash, Status | None]]:
+            ledger_store.clear_watch_changes(db)
+            return ledger_store.load_watches(db)
+
+        self._source.watch_all(await self._store.transact(work))
+
+    async def run(self) -> None:
+        """Work off the queue of changes whenever the bell rings."""
+        while True:
+            self._bell = trio.Event()
+            while await self._store.read(ledger_store.has_watch_changes):
+                changes = await self._store.transact(
+                    lambda db: ledger_store.take_watch_changes(db, limit=WATCH_CHANGES_PAGE)
+                )
+                for scripthash, record in changes:
+                    if record is None:
+                        self._source.unwatch(scripthash)
+                    else:
+                        self._source.watch(scripthash, record.known_status)
+            await self._bell.wait()
+
+
+async def _look_at_database(store: Store, *bells: Callable[[], None]) -> None:
+    """Ring when a command wrote to the database: the one allowed poll."""
+    seen = await store.data_version()
+    while True:
+        await trio.sleep(LOOK_AT_DATABASE_S)
+        version = await store.data_version()
+        if version != seen:
+            seen = version
+            for ring in bells:
+                ring()
+
+
+async def _save_servers(store: Store, source: ElectrumSource) -> None:
+    while True:
+        changed = source.servers_changed
+        states = source.servers()
+        if states:
+            await store.transact(lambda db, s=states: server_store.save_servers(db, s, now=int(time.time())))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+        await changed.wait()
+        await trio.sleep(SAVE_SERVERS_AT_MOST_EVERY_S)
+
+
+async def _keep_house(store: Store) -> None:
+    while True:
+        await trio.sleep(HOUSEKEEPING_S)
+        await store.transact(lambda db: ledger_store.drop_unwanted_scripts(db, now=int(time.time())))
+
+
+async def serve_until_signalled(config: Config) -> None:
+    """Run the service until SIGTERM or Ctrl-C.
+
+    Raises:
+        LightIPNError: what the operator can mend, unwrapped.
+    """
+    stop = trio.Event()
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_stop_on_signal, stop, nursery.cancel_scope)
+            running = await nursery.start(partial(run_service, config, stop=stop))
+            await _announce_first_key(running.service, config.database)
+            await stop.wait()
+    except BaseExceptionGroup as group:
+        raise _unwrapped(group) from group
+
+
+async def _stop_on_signal(stop: trio.Event, scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            log.info("app.signal_received", signal=signal.Signals(number).name)
+            stop.set()
+            return
+
+
+async def _announce_first_key(service: Service, database: Path) -> None:
+    """Make a first API key where there is none, and show it once."""
+    secret = await service.create_first_key()
+    if secret is None:
+        return
+    if sys.stdout.isatty():
+        print(f"First API key (owner: shop), shown only now:\n\n    {secret}\n", flush=True)  # noqa: T201
+        return
+    file = database.with_name("lightipn.key")
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
+        stream.write(secret + "\n")
+    log.info("app.first_key_written", file=str(file), owner="shop")
+
+
+def _unwrapped(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the one error of ours inside a group; anything else stays a group, and is a bug."""
+    ours, others = group.split(LightIPNError)
+    if others is not None or ours is None:
+        log.error("app.crashed", exc_info=group)
+        return group
+    error: BaseException = ours
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,45 @@
+"""The program ``lightipn``: its commands, put together."""
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from lightipn.cli import delivery, key, serve, server, status, watch
+
+app = typer.Typer(
+    name="lightipn",
+    help="Bitcoin payment notifications without a full node: proved, durable, retried until acknowledged.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(serve.serve)
+app.command()(serve.init)
+app.command("check-config")(serve.check_config)
+app.command()(status.status)
+app.add_typer(key.app, name="key")
+app.add_typer(watch.app, name="watch")
+app.add_typer(delivery.app, name="delivery")
+app.add_typer(server.app, name="server")
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"lightipn {version('lightipn')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Take the options of the program itself."""
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
