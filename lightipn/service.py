@@ -198,7 +198,7 @@ class Service:
             confirmations: the depth at which a payment counts as confirmed.
 
         Raises:
-            RequestError: ``bad-address``; ``lookup-pending`` (503) if the answer is not there within 10 s, the work goes
+            RequestError: ``bad-address``; ``lookup-pending`` (503) if it is not there within 10 s, the work goes
                 on; ``history-too-long`` (503) past 1,000 entries.
         """
         checked = parse_address(address, self.network)

@@ -6,6 +6,7 @@ jittered pauses; one that misbehaved rests much longer, unless it is the only on
 The only retry loop of this room.
 """
 
+import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -111,7 +112,7 @@ class ServerPool:
             await self._race()
         while True:
             candidate = min(self._candidates, key=lambda c: c.next_try_at)
-            await trio.sleep(candidate.next_try_at - trio.current_time())
+            await trio.sleep_until(max(0.0, candidate.next_try_at))
             await self._use(candidate, serve)
 
     async def _use(self, candidate: _Candidate, serve: Callable[[Session], Awaitable[None]]) -> None:
@@ -169,7 +170,7 @@ class ServerPool:
     async def _run_race(self, candidate: _Candidate, finish: trio.CancelScope) -> None:
         try:
             async with open_session(candidate.address, self._network, self._contexts, lowest_tip=self._lowest_tip):
-                candidate.next_try_at = -1.0
+                candidate.next_try_at = -math.inf
                 finish.cancel()
         except SourceError as error:
             self._note_failure(candidate, error, lasted_s=0.0)
