@@ -53,7 +53,10 @@ class AddressChain:
         """
         if not 0 <= index <= MAX_CHILD_INDEX:
             raise RequestError(f"index is {index}, want 0 to {MAX_CHILD_INDEX}", code="bad-index")
-        script = bytes(self._script_of(index).data)
+        try:
+            script = bytes(self._script_of(index).data)
+        except ValueError:
+            raise RequestError("the key has no child with this index", code="bad-key") from None
         text = address_of(script, self.network)
         if text is None:
             raise RequestError("the key does not lead to an address", code="bad-key")
@@ -85,10 +88,11 @@ def _refusal(reason: str) -> RequestError:
 
 def _parse_extended_key(text: str, network: Network) -> AddressChain:
     from embit import bip32, script
+    from embit.base import EmbitError
 
     try:
         key = bip32.HDKey.from_base58(text)
-    except (ValueError, IndexError, ArithmeticError, bip32.HDError):
+    except (ValueError, IndexError, ArithmeticError, EmbitError):
         raise _refusal("cannot be read, want xpub, ypub, zpub, tpub, upub, vpub or a descriptor") from None
     if key.is_private:
         raise _refusal("is a private one, want the public one; treat the private one as seen by others")
@@ -123,7 +127,16 @@ def _parse_descriptor(text: str, network: Network) -> AddressChain:
             raise _refusal("descriptor has a wrong checksum")
         descriptor = Descriptor.from_string(body)
         keys = list(descriptor.keys)
-    except (ValueError, IndexError, ArithmeticError, AttributeError, TypeError, EmbitError):
+    except (
+        ValueError,
+        LookupError,
+        ArithmeticError,
+        AttributeError,
+        TypeError,
+        AssertionError,
+        RecursionError,
+        EmbitError,
+    ):
         raise _refusal("descriptor cannot be read") from None
     if not descriptor.is_wildcard:
         raise _refusal("descriptor has no '*', so it stands for a single address")
@@ -131,6 +144,10 @@ def _parse_descriptor(text: str, network: Network) -> AddressChain:
         if key.is_private:
             raise _refusal("is a private one, want the public one; treat the private one as seen by others")
         version = getattr(key.key, "version", None)
+        if version is not None and version not in _VERSIONS:
+            raise _refusal("is for multisig or of an unknown kind, want a single-key one")
+        if version is not None and key.is_wildcard and key.allowed_derivation.indexes[-1] is not None:
+            raise _refusal("descriptor has a '*' that is not the last step")
         if version in _VERSIONS and _VERSIONS[version][1] != (network.name == "mainnet"):
             raise _refusal(f"in the descriptor belongs to another network, this service runs on {network.name}")
     return AddressChain(network, lambda index: descriptor.derive(index, branch_index=0).script_pubkey())

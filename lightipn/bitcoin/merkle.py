@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from lightipn.bitcoin.hashes import Txid, sha256d
+from lightipn.bitcoin.transaction import is_transaction
 from lightipn.errors import MerkleBranchError
 
 # A block of 4,000,000 weight units holds at most 16,666 transactions of 60 bytes: 15 levels. 30 leaves room for any
@@ -14,8 +15,8 @@ def merkle_root_of(txid: Txid, branch: Sequence[bytes], position: int) -> bytes:
     """Fold ``branch`` over ``txid`` and return the merkle root it implies.
 
     The transaction is in the block only if the result equals ``BlockHeader.merkle_root`` of a header already on the
-    verified chain, and if the transaction is not 64 bytes long (``bitcoin.transaction`` refuses those), so that no
-    inner node of a tree can pass for one (CVE-2017-12842).
+    verified chain. A miner could make a 64-byte transaction whose second half is the txid of a payment that does not
+    exist: the tree then seems to go one level deeper (CVE-2017-12842). So no inner node may parse as a transaction.
 
     Args:
         txid: 32 bytes, internal order.
@@ -24,7 +25,7 @@ def merkle_root_of(txid: Txid, branch: Sequence[bytes], position: int) -> bytes:
 
     Raises:
         MerkleBranchError: too many levels, a sibling that is not 32 bytes, ``position`` outside a tree of this depth,
-            or a left sibling that repeats its node (CVE-2012-2459).
+            a left sibling that repeats its node (CVE-2012-2459), or an inner node that is a transaction.
 
     Source:
         Electrum protocol 1.4, ``blockchain.transaction.get_merkle``.
@@ -43,9 +44,12 @@ def merkle_root_of(txid: Txid, branch: Sequence[bytes], position: int) -> bytes:
             # node shows a leaf that was doubled to appear at a second position.
             if sibling == node:
                 raise MerkleBranchError("a left sibling repeats its node")
-            node = sha256d(sibling + node)
+            inner = sibling + node
         else:
-            node = sha256d(node + sibling)
+            inner = node + sibling
+        if is_transaction(inner):
+            raise MerkleBranchError("an inner node of the branch is a transaction")
+        node = sha256d(inner)
         index >>= 1
     return node
 

@@ -10,9 +10,9 @@ from lightipn.bitcoin.hashes import Txid, sha256d
 from lightipn.errors import TransactionError
 
 MAX_MONEY_SAT = 21_000_000 * 100_000_000
-# A transaction of exactly 64 bytes could double as two concatenated hashes of a merkle tree (CVE-2017-12842; BIP-54
-# forbids them). Anything shorter cannot carry an input and an output that pay an address.
-MIN_STRIPPED_BYTES = 65
+# A transaction of exactly 64 bytes doubles as two concatenated hashes of a merkle tree (CVE-2017-12842; BIP-54 forbids
+# them). None can pay an address: 60 bytes of it are frame, and the shortest address's script has 22.
+AMBIGUOUS_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +95,28 @@ def parse_transaction(raw: bytes) -> Transaction:
 
     Raises:
         TransactionError: cut short, trailing bytes, a length not in its shortest form, no input or output, an amount
-            outside 0 to 21 million BTC, an odd segwit flag, or less than 65 bytes without witnesses.
+            outside 0 to 21 million BTC, an odd segwit flag, or exactly 64 bytes without witnesses.
 
     Source:
         Bitcoin Core, ``UnserializeTransaction``; BIP-144.
     """
+    transaction, stripped_bytes = _parse(raw)
+    if stripped_bytes == AMBIGUOUS_BYTES:
+        raise TransactionError(f"transaction has {AMBIGUOUS_BYTES} bytes, which no honest one has")
+    return transaction
+
+
+def is_transaction(raw: bytes) -> bool:
+    """Tell whether bytes could be a transaction of any size: an inner node of a merkle tree must not be one."""
+    try:
+        _parse(raw)
+    except TransactionError:
+        return False
+    return True
+
+
+def _parse(raw: bytes) -> tuple[Transaction, int]:
+    """Return the transaction and its length without witnesses."""
     reader = _Reader(raw)
     version = reader.take(4)
     has_witness = raw[4:6] == b"\x00\x01"
@@ -117,9 +134,7 @@ def parse_transaction(raw: bytes) -> Transaction:
     if reader.at != len(raw):
         raise TransactionError(f"{len(raw) - reader.at} bytes follow the transaction")
     stripped = version + body + locktime
-    if len(stripped) < MIN_STRIPPED_BYTES:
-        raise TransactionError(f"transaction has {len(stripped)} bytes, want at least {MIN_STRIPPED_BYTES}")
-    return Transaction(
+    transaction = Transaction(
         txid=Txid(sha256d(stripped)),
         spends=spends,
         outputs=outputs,
@@ -127,6 +142,7 @@ def parse_transaction(raw: bytes) -> Transaction:
         is_coinbase=len(spends) == 1 and spends[0] == Outpoint(Txid(bytes(32)), 0xFFFFFFFF),
         raw=raw,
     )
+    return transaction, len(stripped)
 
 
 def _read_inputs(reader: _Reader) -> tuple[tuple[Outpoint, ...], list[int]]:

@@ -41,6 +41,8 @@ class Checkpoints:
 
     def at(self, height: int) -> Checkpoint | None:
         """Return the checkpoint at exactly this height, or None."""
+        if height < 0:
+            return None
         if height == 0:
             return self.rows[0]
         period, remainder = divmod(height + 1, RETARGET_BLOCKS)

@@ -81,6 +81,22 @@ def _mark_replaced(entries: dict[Txid, LedgerEntry], listed: set[Txid]) -> None:
         by_txid = next((spender[outpoint] for outpoint in entry.spends if outpoint in spender), None)
         if by_txid is not None:
             entries[txid] = replace(entry, state=Replaced(by_txid))
+    _mark_orphaned(entries, listed)
+
+
+def _mark_orphaned(entries: dict[Txid, LedgerEntry], listed: set[Txid]) -> None:
+    """Mark what is listed no more and spends an output of a replaced payment: that output will never exist."""
+    found = True
+    while found:  # a child marked in one round has children of its own in the next
+        found = False
+        for txid, entry in entries.items():
+            if txid in listed or not isinstance(entry.state, Unconfirmed):
+                continue
+            parents = (entries[outpoint.txid].state for outpoint in entry.spends if outpoint.txid in entries)
+            gone = next((state for state in parents if isinstance(state, Replaced)), None)
+            if gone is not None:
+                entries[txid] = replace(entry, state=gone)
+                found = True
 
 
 def _recount_sent(entries: dict[Txid, LedgerEntry]) -> None:
