@@ -51,6 +51,8 @@ class _Serving:
         self.session = session
         self.book = book
         self.fetches, self.to_fetch = trio.open_memory_channel[Fetch](math.inf)  # at most one a scripthash waits
+        self.started_at: float | None = trio.current_time()  # None once all watches were subscribed
+        self.subscribed = 0
         self.tip_bell = trio.Event()
         self.subscribe_bell = trio.Event()
         self.deadline_bell = trio.Event()
@@ -279,6 +281,16 @@ class ElectrumSource:
             return
         for fetch in serving.book.answered(batch, statuses, now=trio.current_time()):
             serving.put(fetch)
+        serving.subscribed += len(statuses)
+        if serving.started_at is not None and not serving.book.unsubscribed_count():
+            elapsed_s = trio.current_time() - serving.started_at
+            serving.started_at = None
+            log.info(
+                "electrum.watches_subscribed",
+                server=session.name,
+                count=serving.subscribed,
+                elapsed_s=round(elapsed_s, 3),
+            )
         refused = len(batch.scripthashes) - len(statuses)
         if refused:
             codes = sorted({answer.code for answer in answers if isinstance(answer, Refusal)})
