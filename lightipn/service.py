@@ -179,13 +179,15 @@ class Service:
 
     async def list_subscriptions(self, *, address: str = "", limit: int | None = None) -> list[Subscription]:
         """Return subscriptions, oldest first; of one address if one is given."""
-        text = parse_address(address, self.network).text if address else ""
-        return await self._store.read(lambda db: list(subscriptions.load_subscriptions(db, address=text, limit=limit)))
+        scripthash = parse_address(address, self.network).scripthash if address else None
+        return await self._store.read(
+            lambda db: list(subscriptions.load_subscriptions(db, scripthash=scripthash, limit=limit))
+        )
 
     async def unsubscribe(self, address: str, *, url: str | None) -> int:
         """Remove the subscriptions of an address, or the one with this URL; return how many there were."""
-        text = parse_address(address, self.network).text
-        removed = await self._store.transact(lambda db: subscriptions.remove_subscriptions(db, address=text, url=url))
+        scripthash = parse_address(address, self.network).scripthash
+        removed = await self._store.transact(lambda db: subscriptions.remove_subscriptions(db, scripthash, url=url))
         self._bells.watches()
         return removed
 

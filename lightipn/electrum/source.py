@@ -38,6 +38,7 @@ T = TypeVar("T")
 FETCH_WORKERS = 64
 UPDATES_BUFFER = 256
 NO_SERVER_WAIT_S = 10.0
+PUSH_OUT_PAUSES_S = (0.0, 0.03, 0.1, 0.3)
 REFUSED_SUBSCRIBE_PAUSE_S = 5.0
 REFUSED_HISTORY_PAUSE_S = 60.0
 
@@ -248,12 +249,23 @@ class ElectrumSource:
                 TipChanged(server=session.name, height=session.tip_height, raw_header=session.tip_raw)
             )
             if session.version.delays_short_answers:
-                # A scripthash notice of this block may be held back behind the header's; any long answer pushes it out.
                 try:
-                    await session.call_all([Call("server.ping")], is_urgent=True)
+                    await self._push_out(serving)
                 except SourceError:
                     return  # the session has ended
             await serving.tip_bell.wait()
+
+    async def _push_out(self, serving: _Serving) -> None:
+        """Have the server send what it holds back: the scripthash notices that belong to a header notice.
+
+        They are made a little after the header's, and then held for a second unless a long answer pushes them out. How
+        much after depends on the server's load, so it is asked a few times.
+        """
+        for pause_s in PUSH_OUT_PAUSES_S:
+            with trio.move_on_after(pause_s):
+                await serving.tip_bell.wait()
+                return  # the next header brings its own
+            await serving.session.call_all([Call("server.ping")], is_urgent=True)
 
     async def _subscribe(self, serving: _Serving) -> None:
         slots = trio.Semaphore(MAX_IN_FLIGHT)

@@ -28,8 +28,9 @@ def save_subscription(
     ledger.add_script(db, address)
     # A script that was merely looked up so far is wanted for good now.
     db.execute("UPDATE script SET wanted_until = NULL WHERE scripthash = ?", [address.scripthash])
+    # "+owner" keeps SQLite from the index by owner: one owner may have a hundred thousand subscriptions.
     row = db.execute(
-        "SELECT subscription_id FROM subscription WHERE scripthash = ? AND dialect = ? AND owner = ? AND url = ?",
+        "SELECT subscription_id FROM subscription WHERE scripthash = ? AND dialect = ? AND +owner = ? AND url = ?",
         [address.scripthash, dialect, owner, url],
     ).fetchone()
     if row is not None:
@@ -100,11 +101,13 @@ def save_wake_height(db: Database, subscription_id: int, wake_height: int | None
     )
 
 
-def load_subscriptions(db: Database, *, address: str = "", limit: int | None = None) -> Iterator[Subscription]:
-    """Yield all subscriptions, oldest first, or those of one address."""
+def load_subscriptions(
+    db: Database, *, scripthash: ScriptHash | None = None, limit: int | None = None
+) -> Iterator[Subscription]:
+    """Yield all subscriptions, oldest first, or those of one script."""
     last, left = 0, limit
     while left is None or left > 0:
-        where, values = ("AND address = ?", [address]) if address else ("", [])
+        where, values = ("AND scripthash = ?", [scripthash]) if scripthash else ("", [])
         page = _PAGE if left is None else min(_PAGE, left)
         rows = db.execute(
             f"SELECT {_COLUMNS} FROM subscription WHERE subscription_id > ? {where} ORDER BY subscription_id LIMIT ?",
@@ -122,17 +125,15 @@ def count_subscriptions(db: Database) -> int:
     return int(db.execute("SELECT count(*) FROM subscription").fetchone()[0])
 
 
-def remove_subscriptions(db: Database, *, address: str, url: str | None) -> int:
-    """Remove the subscriptions of an address, or the one with this URL; a script nobody wants is forgotten.
+def remove_subscriptions(db: Database, scripthash: ScriptHash, *, url: str | None) -> int:
+    """Remove the subscriptions of a script, or the one with this URL; a script nobody wants is forgotten.
 
     Returns:
         How many were removed.
     """
     where, values = ("AND url = ?", [url]) if url is not None else ("", [])
-    rows = db.execute(
-        f"DELETE FROM subscription WHERE address = ? {where} RETURNING scripthash", [address, *values]
-    ).fetchall()
-    for scripthash in {row[0] for row in rows}:
-        if not db.execute("SELECT 1 FROM subscription WHERE scripthash = ? LIMIT 1", [scripthash]).fetchone():
-            ledger.remove_script(db, ScriptHash(scripthash))
-    return len(rows)
+    cursor = db.execute(f"DELETE FROM subscription WHERE scripthash = ? {where}", [scripthash, *values])
+    is_wanted = db.execute("SELECT 1 FROM subscription WHERE scripthash = ? LIMIT 1", [scripthash]).fetchone()
+    if cursor.rowcount and not is_wanted:
+        ledger.remove_script(db, scripthash)
+    return int(cursor.rowcount)

@@ -148,7 +148,7 @@ class Node(ABC):
         try:
             with self.deadline(deadline_s, "to end"):
                 child.send_signal(signal.SIGTERM)
-                while child.poll() is None:  # noqa: ASYNC110 - a child tells its parent only when asked
+                while child.poll() is None:
                     await trio.sleep(PAUSE_S)
         finally:
             self.kill()
