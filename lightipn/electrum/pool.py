@@ -23,6 +23,8 @@ from lightipn.errors import SourceError, SourceMisbehavedError, SourceRefusedErr
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 60.0
 MISBEHAVED_PAUSE_S = 600.0
+PAUSE_PER_FAILURE_S = 0.1
+LONGEST_COMMON_PAUSE_S = 10.0
 RACERS = 8
 RACE_TIMEOUT_S = 20.0
 # A session that lived this long was a success: the next pause starts small again.
@@ -73,6 +75,7 @@ class ServerPool:
             _Candidate(address, ServerState(name=address.name, verdict="unavailable", reason="not-tried"))
             for address in ordered
         ]
+        self._failures_in_a_row = 0
         self.changed = trio.Event()
 
     def states(self) -> list[ServerState]:
@@ -113,6 +116,8 @@ class ServerPool:
         while True:
             candidate = min(self._candidates, key=lambda c: c.next_try_at)
             await trio.sleep_until(max(0.0, candidate.next_try_at))
+            # A network that is down fails all servers at once: slow down over the whole list as well.
+            await trio.sleep(min(self._failures_in_a_row * PAUSE_PER_FAILURE_S, LONGEST_COMMON_PAUSE_S))
             await self._use(candidate, serve)
 
     async def _use(self, candidate: _Candidate, serve: Callable[[Session], Awaitable[None]]) -> None:
@@ -123,6 +128,7 @@ class ServerPool:
                 candidate.address, self._network, self._contexts, lowest_tip=self._lowest_tip
             ) as session:
                 candidate.session = session
+                self._failures_in_a_row = 0
                 self._set(candidate, "connected")
                 log.info(
                     "electrum.session_opened",
@@ -144,6 +150,7 @@ class ServerPool:
         elif isinstance(error, SourceRefusedError):
             verdict = "refused"
         self._set(candidate, verdict, str(error))
+        self._failures_in_a_row += 1
         candidate.failures = 1 if lasted_s > STABLE_SESSION_S else candidate.failures + 1
         pause_s = min(FIRST_PAUSE_S * 2.0 ** (candidate.failures - 1), LONGEST_PAUSE_S)
         if verdict == "misbehaved":
