@@ -1,7 +1,9 @@
 """The composition root: builds every room, owns the root nursery. The only file that knows them all."""
 
+import contextlib
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -26,7 +28,7 @@ from lightipn.chain.history import Status
 from lightipn.config import Config
 from lightipn.delivery.dispatcher import Dispatcher
 from lightipn.delivery.guard import AddressRules
-from lightipn.delivery.sender import open_sender
+from lightipn.delivery.sender import Sender, open_sender
 from lightipn.dialects.ipn.policy import IpnPolicy
 from lightipn.dialects.ipn.routes import IpnSettings, ipn_routes
 from lightipn.electrum.address import ServerAddress, parse_server_address, parse_server_list
@@ -117,6 +119,80 @@ async def open_service_tools(config: Config) -> AsyncIterator[Service]:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rooms:
+    """Everything that runs, built and not yet started."""
+
+    config: Config
+    store: Store
+    source: ElectrumSource
+    follower: ChainFollower
+    tracker: Tracker
+    dispatcher: Dispatcher
+    keeper: "WatchKeeper"
+    service: Service
+
+    def readiness(self) -> Readiness:
+        """Return what ``/readyz`` says."""
+        return Readiness(
+            network=self.config.network.name,
+            tip_height=self.follower.chain.tip_height,
+            is_tip_proved=self.follower.is_tip_proved,
+            watches=self.source.statistics(),
+            servers=tuple(self.source.servers()),
+        )
+
+
+async def _build(config: Config, store: Store, sender: Sender, rules: AddressRules) -> _Rooms:
+    """Build every room over the open database."""
+    policies = policies_of(config)
+    checkpoints = checkpoints_of(config.network)
+    await store.transact(lambda db: chain_store.save_base_height(db, checkpoints.last.height))
+    lowest_height, raw_headers = await store.read(chain_store.load_headers)
+    dispatcher = Dispatcher(
+        store=store,
+        sender=sender,
+        policies=policies,
+        max_in_flight=config.delivery.max_in_flight,
+        max_in_flight_per_host=config.delivery.max_in_flight_per_host,
+        clock=time.time,
+    )
+    source = await _open_source(config, store, checkpoints)
+    follower = ChainFollower(
+        source=source,
+        store=store,
+        chain=open_chain(config.network, checkpoints, lowest_height, raw_headers),
+        checkpoints=checkpoints,
+        policies=policies,
+        ring=dispatcher.ring,
+        clock=time.time,
+    )
+    tracker = Tracker(
+        source=source, store=store, follower=follower, policies=policies, ring=dispatcher.ring, clock=time.time
+    )
+    keeper = WatchKeeper(store, source)
+    await keeper.load()
+    service = Service(
+        store=store,
+        network=config.network,
+        policies=policies,
+        check_url=rules.check_url,
+        bells=Doorbells(watches=keeper.ring, messages=dispatcher.ring),
+        progress=tracker.progress,
+        clock=time.time,
+    )
+    return _Rooms(
+        config=config,
+        store=store,
+        source=source,
+        follower=follower,
+        tracker=tracker,
+        dispatcher=dispatcher,
+        keeper=keeper,
+        service=service,
+    )
+
+
 async def run_service(
     config: Config,
     *,
@@ -130,8 +206,6 @@ async def run_service(
         StoreMismatchError: another service runs on the database, or it is of another network.
         StoreError: the database cannot be used, at the start or later.
     """
-    policies = policies_of(config)
-    checkpoints = checkpoints_of(config.network)
     rules = AddressRules(config.delivery.allow_networks)
     delivery = config.delivery
     with sole_service(config.database):
@@ -139,92 +213,48 @@ async def run_service(
             open_store(config.database, config.network.name) as store,
             open_sender(rules, timeout_s=delivery.timeout_s, max_in_flight=delivery.max_in_flight) as sender,
         ):
-            listener = open_listener(config.api.bind)
-            try:
-                await _save_base(store, checkpoints)
-                lowest, raw_headers = await store.read(chain_store.load_headers)
-                chain = open_chain(config.network, checkpoints, lowest, raw_headers)
-                dispatcher = Dispatcher(
-                    store=store,
-                    sender=sender,
-                    policies=policies,
-                    max_in_flight=delivery.max_in_flight,
-                    max_in_flight_per_host=delivery.max_in_flight_per_host,
-                    clock=time.time,
-                )
-                source = await _open_source(config, store, checkpoints)
-                follower = ChainFollower(
-                    source=source,
-                    store=store,
-                    chain=chain,
-                    checkpoints=checkpoints,
-                    policies=policies,
-                    ring=dispatcher.ring,
-                    clock=time.time,
-                )
-                tracker = Tracker(
-                    source=source,
-                    store=store,
-                    follower=follower,
-                    policies=policies,
-                    ring=dispatcher.ring,
-                    clock=time.time,
-                )
-                keeper = WatchKeeper(store, source)
-                service = Service(
-                    store=store,
-                    network=config.network,
-                    policies=policies,
-                    check_url=rules.check_url,
-                    bells=Doorbells(watches=keeper.ring, messages=dispatcher.ring),
-                    progress=tracker.progress,
-                    clock=time.time,
-                )
-                await keeper.load()
-
-                def readiness() -> Readiness:
-                    return Readiness(
-                        network=config.network.name,
-                        tip_height=chain.tip_height,
-                        is_tip_proved=follower.is_tip_proved,
-                        watches=source.statistics(),
-                        servers=tuple(source.servers()),
-                    )
-
-                failures: list[StoreError] = []
-
-                def stop_for(error: StoreError) -> None:
-                    failures.append(error)
-                    stop.set()
-
-                doorkeeper = Doorkeeper(service, anonymous=config.api.anonymous)
-                routes = ipn_routes(service, doorkeeper, ipn_settings_of(config))
-                app = build_app([*health_routes(readiness), *routes], stop_for=stop_for)
-                host, port = listener.getsockname()[:2]
-                url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-                async with trio.open_nursery() as background:
-                    background.start_soon(source.run)
-                    background.start_soon(tracker.run)
-                    background.start_soon(keeper.run)
-                    background.start_soon(_look_at_database, store, keeper.ring, dispatcher.ring)
-                    background.start_soon(_save_servers, store, source)
-                    background.start_soon(_keep_house, store)
-                    async with trio.open_nursery() as nursery:
-                        await nursery.start(partial(serve_api, app, listener, stop=stop))
-                        nursery.start_soon(dispatcher.run, stop)
-                        log.info("app.service_started", url=url, network=config.network.name, tip=chain.tip_height)
-                        task_status.started(RunningService(url=url, service=service, readiness=readiness))
-                    background.cancel_scope.cancel()
-                await store.transact(server_store.forget_connections)
-                log.info("app.service_stopped")
-                if failures:
-                    raise failures[0]
-            finally:
-                listener.close()
+            rooms = await _build(config, store, sender, rules)
+            with contextlib.closing(open_listener(config.api.bind)) as listener:
+                await _run(rooms, listener, stop, task_status)
 
 
-async def _save_base(store: Store, checkpoints: Checkpoints) -> None:
-    await store.transact(lambda db: chain_store.save_base_height(db, checkpoints.last.height))
+async def _run(
+    rooms: _Rooms, listener: socket.socket, stop: trio.Event, task_status: trio.TaskStatus[RunningService]
+) -> None:
+    """Start everything; when ``stop`` is set, let API and dispatcher end first, and then the rest at once."""
+    failures: list[StoreError] = []
+
+    def stop_for(error: StoreError) -> None:
+        failures.append(error)
+        stop.set()
+
+    doorkeeper = Doorkeeper(rooms.service, anonymous=rooms.config.api.anonymous)
+    routes = ipn_routes(rooms.service, doorkeeper, ipn_settings_of(rooms.config))
+    app = build_app([*health_routes(rooms.readiness), *routes], stop_for=stop_for)
+    host, port = listener.getsockname()[:2]
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    async with trio.open_nursery() as background:
+        background.start_soon(rooms.source.run)
+        background.start_soon(rooms.tracker.run)
+        background.start_soon(rooms.keeper.run)
+        background.start_soon(_look_at_database, rooms.store, rooms.keeper.ring, rooms.dispatcher.ring)
+        background.start_soon(_save_servers, rooms.store, rooms.source)
+        background.start_soon(_keep_house, rooms.store)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(partial(serve_api, app, listener, stop=stop))
+            nursery.start_soon(rooms.dispatcher.run, stop)
+            log.info(
+                "app.service_started",
+                url=url,
+                network=rooms.config.network.name,
+                tip_height=rooms.follower.chain.tip_height,
+            )
+            task_status.started(RunningService(url=url, service=rooms.service, readiness=rooms.readiness))
+        background.cancel_scope.cancel()
+    await rooms.store.transact(server_store.forget_connections)
+    log.info("app.service_stopped")
+    if failures:
+        raise failures[0]
 
 
 async def _open_source(config: Config, store: Store, checkpoints: Checkpoints) -> ElectrumSource:

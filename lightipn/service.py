@@ -314,6 +314,7 @@ class Service:
                 pending_deliveries=pending,
                 oldest_due_at=waiting_since,
                 servers=tuple(servers.load_servers(db)),
+                failing_hosts=tuple(outbox.load_failing_hosts(db, limit=20)),
                 is_key_there=keys.has_live_key(db),
             )
 
@@ -335,6 +336,7 @@ class Summary:
     pending_deliveries: int
     oldest_due_at: float | None
     servers: tuple[ServerState, ...]
+    failing_hosts: tuple[outbox.FailingHost, ...]
     is_key_there: bool
 
 

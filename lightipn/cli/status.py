@@ -34,6 +34,15 @@ def status(config: ConfigOption = None, json: JsonOption = False) -> None:
                 "subscriptions": summary.subscriptions,
                 "pending_deliveries": summary.pending_deliveries,
                 "oldest_due_at": summary.oldest_due_at,
+                "failing_hosts": [
+                    {
+                        "host": failing.host,
+                        "messages": failing.messages,
+                        "tries": failing.tries,
+                        "last_trouble": failing.last_trouble,
+                    }
+                    for failing in summary.failing_hosts
+                ],
                 "servers": [
                     {
                         "name": server.name,
@@ -78,3 +87,10 @@ def status(config: ConfigOption = None, json: JsonOption = False) -> None:
         ],
         empty="No server was tried yet.",
     )
+    if summary.failing_hosts:
+        console.print()
+        print_table(
+            ("SHOP THAT DOES NOT ACKNOWLEDGE", "MESSAGES", "TRIES", "LAST ANSWER"),
+            [(f.host, f.messages, f.tries, f.last_trouble) for f in summary.failing_hosts],
+            empty="",
+        )

@@ -324,3 +324,38 @@ def count_pending(db: Database) -> tuple[int, float | None]:
     """Return how many messages are not acknowledged, and since when the longest-waiting one is due (unix seconds)."""
     row = db.execute("SELECT count(*), min(due_at) FROM message WHERE due_at IS NOT NULL").fetchone()
     return int(row[0]), row[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailingHost:
+    """A receiver that has not acknowledged for a while.
+
+    Args:
+        messages: how many of its messages have been tried in vain at least twice.
+        tries: of the one that was tried most.
+        last_trouble: what the newest of its attempts came to: an HTTP status or a code.
+    """
+
+    host: str
+    messages: int
+    tries: int
+    last_trouble: str
+
+
+def load_failing_hosts(db: Database, *, limit: int) -> list[FailingHost]:
+    """Return the hosts whose messages are tried in vain, those with most messages first."""
+    rows = db.execute(
+        "SELECT host, count(*), max(tries), max(message_key) FROM message"
+        " WHERE due_at IS NOT NULL AND is_held = 0 AND tries >= 2 GROUP BY host ORDER BY 2 DESC LIMIT ?",
+        [limit],
+    ).fetchall()
+    found = []
+    for host, messages, tries, message_key in rows:
+        row = db.execute(
+            "SELECT outcome, status, trouble FROM attempt WHERE message_key = ? ORDER BY attempt_id DESC LIMIT 1",
+            [message_key],
+        ).fetchone()
+        outcome, status, trouble = row or ("", None, "")
+        last_trouble = trouble or (f"{status} {outcome}" if status else outcome or "")
+        found.append(FailingHost(host=host, messages=messages, tries=tries, last_trouble=last_trouble))
+    return found
