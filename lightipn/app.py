@@ -101,12 +101,18 @@ def servers_of(config: Config) -> tuple[list[ServerAddress], bool]:
 
 
 @asynccontextmanager
-async def open_service_tools(config: Config) -> AsyncIterator[Service]:
+async def open_service_tools(config: Config, *, creates: bool = False) -> AsyncIterator[Service]:
     """Open the database for a command; what it writes is noticed by the service that runs on it.
 
+    Args:
+        creates: make the database if it is not there; else its absence is an error, since it most likely means that
+            the command runs in another folder than the service.
+
     Raises:
-        StoreError: the database cannot be used.
+        StoreError: the database is not there, or cannot be used.
     """
+    if not creates and not config.database.exists():
+        raise StoreError(f"there is no database {config.database}; is this the service's folder and configuration?")
     async with open_store(config.database, config.network.name, threaded=False) as store:
         yield Service(
             store=store,
@@ -350,7 +356,11 @@ async def serve_until_signalled(config: Config) -> None:
             await _announce_first_key(running.service, config.database)
             await stop.wait()
     except BaseExceptionGroup as group:
-        raise _unwrapped(group) from group
+        error = _error_of_ours(group)
+        if error is None:
+            log.error("app.crashed", exc_info=group)
+            raise
+        raise error from group
 
 
 async def _stop_on_signal(stop: trio.Event, scope: trio.CancelScope) -> None:
@@ -375,13 +385,13 @@ async def _announce_first_key(service: Service, database: Path) -> None:
     log.info("app.first_key_written", file=str(file), owner="shop")
 
 
-def _unwrapped(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the one error of ours inside a group; anything else stays a group, and is a bug."""
+def _error_of_ours(group: BaseExceptionGroup[BaseException]) -> LightIPNError | None:
+    """Return the first error of ours inside a group, or None where anything else is in it: that is a bug."""
     ours, others = group.split(LightIPNError)
-    if others is not None or ours is None:
-        log.error("app.crashed", exc_info=group)
-        return group
-    error: BaseException = ours
+    if others is not None:
+        return None
+    error: BaseException | None = ours
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
+    assert isinstance(error, LightIPNError)
     return error

@@ -14,7 +14,7 @@ NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The owner: le
 @app.command()
 def create(name: NameArgument, config: ConfigOption = None) -> None:
     """Create a key for an owner and print it, alone, this one time. A second key of one name is a rotation."""
-    typer.echo(ask_service(config, lambda service: service.create_key(name)))
+    typer.echo(ask_service(config, lambda service: service.create_key(name), creates=True))
 
 
 @app.command("list")

@@ -56,11 +56,15 @@ def configured(file: Path | None) -> Config:
     return config
 
 
-def ask_service(file: Path | None, ask: Callable[[Service], Awaitable[T]]) -> T:
-    """Open the database, run ``ask`` with a service over it, and return its answer; errors end the program."""
+def ask_service(file: Path | None, ask: Callable[[Service], Awaitable[T]], *, creates: bool = False) -> T:
+    """Open the database, run ``ask`` with a service over it, and return its answer; errors end the program.
+
+    Args:
+        creates: make the database if it is not there.
+    """
 
     async def run(config: Config) -> T:
-        async with open_service_tools(config) as service:
+        async with open_service_tools(config, creates=creates) as service:
             return await ask(service)
 
     with reported_errors():

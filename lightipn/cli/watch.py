@@ -34,7 +34,9 @@ def add(
     """Watch an address and post IPNs to a URL. The same address and URL again updates the depth."""
     terms = encode_terms(IpnTerms(max_confirms))
     ask_service(
-        config, lambda service: service.subscribe(dialect="ipn", owner=owner, address=address, url=url, terms=terms)
+        config,
+        lambda service: service.subscribe(dialect="ipn", owner=owner, address=address, url=url, terms=terms),
+        creates=True,
     )
     console.print("Watched.")
 
@@ -107,7 +109,7 @@ def import_(
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         errors.print(f"error: cannot read {file} ({reason})", style="red", markup=False)
         raise typer.Exit(2) from None
-    added, refused = ask_service(config, lambda service: _import_lines(service, lines, owner))
+    added, refused = ask_service(config, lambda service: _import_lines(service, lines, owner), creates=True)
     console.print(f"{added} imported, {refused} refused.")
     if refused:
         raise typer.Exit(1)

@@ -19,6 +19,9 @@ from lightipn.outbox.verdict import Answer, Outcome
 from lightipn.store.subscriptions import host_of, subscription_of
 
 ANSWER_HEAD_BYTES = 500
+# Of one message so many attempts are kept, the newest: a dead shop with thousands of addresses must not fill the disk.
+KEPT_ATTEMPTS = 100
+PRUNE_EVERY_TRIES = 10
 _MESSAGE = "message_id, payload, heard_payload, is_heard_in_doubt, tries, due_at"
 
 
@@ -206,6 +209,12 @@ def _claim(db: Database, policies: Mapping[str, Policy], host: str, row: tuple[A
             now,
         ],
     )
+    if message.tries % PRUNE_EVERY_TRIES == 0:
+        db.execute(
+            "DELETE FROM attempt WHERE message_key = ? AND attempt_id <="
+            " (SELECT attempt_id FROM attempt WHERE message_key = ? ORDER BY attempt_id DESC LIMIT 1 OFFSET ?)",
+            [message_key, message_key, KEPT_ATTEMPTS],
+        )
     return Claim(
         attempt_id=int(cursor.lastrowid or 0),
         message_key=message_key,

@@ -46,7 +46,7 @@ async def fill_database(database: Path, count: int, url: str, *, owner: str = OP
         Wish(address=address_of(script, REGTEST) or "", url=f"{url}/{number}", terms=terms)
         for number, script in enumerate(scripts(count))
     ]
-    async with open_service_tools(config) as service:
+    async with open_service_tools(config, creates=True) as service:
         for at in range(0, count, PAGE):
             refusals = await service.subscribe_all(wishes[at : at + PAGE], dialect="ipn", owner=owner)
             assert not any(refusals)
