@@ -188,8 +188,8 @@ async def _run(folder: Path) -> None:
             nursery.cancel_scope.deadline = trio.current_time() + 1.0
 
 
-def demo() -> None:
-    """Show the whole story without a network: watched, paid, confirmed, acknowledged, reorged, confirmed again."""
+def play() -> None:
+    """Play the story and print it; exit code 1 if a step did not happen."""
     configure_logging(level="error", format="auto")
     failure: list[StepFailed] = []
 

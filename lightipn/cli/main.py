@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lightipn.cli import delivery, demo, key, serve, server, status, watch
+from lightipn.cli import delivery, key, serve, server, status, watch
 
 app = typer.Typer(
     name="lightipn",
@@ -19,11 +19,18 @@ app.command()(serve.serve)
 app.command()(serve.init)
 app.command("check-config")(serve.check_config)
 app.command()(status.status)
-app.command()(demo.demo)
 app.add_typer(key.app, name="key")
 app.add_typer(watch.app, name="watch")
 app.add_typer(delivery.app, name="delivery")
 app.add_typer(server.app, name="server")
+
+
+@app.command()
+def demo() -> None:
+    """Show the whole story without a network: watched, paid, confirmed, acknowledged, reorged, confirmed again."""
+    from lightipn.cli.demo import play  # the simulator is not carried by a service that runs
+
+    play()
 
 
 def _print_version(is_asked: bool) -> None:
