@@ -44,7 +44,10 @@ def build_app(routes: Sequence[BaseRoute], *, stop_for: Callable[[StoreError], N
         stop_for(error)
         return error_response(RequestError("the service is stopping", code="stopping", status_hint=503))
 
-    return Starlette(
+    app = Starlette(
         routes=list(routes),
         exception_handlers={RequestError: refuse, HTTPException: refuse_route, StoreError: fail},
     )
+    # A redirect to the path without its slash would have to repeat a query that may be no UTF-8.
+    app.router.redirect_slashes = False
+    return app

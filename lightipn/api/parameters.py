@@ -1,6 +1,7 @@
 """What a caller sent, as one table of texts: the query, and a form or JSON object in the body."""
 
 from collections.abc import Mapping
+from contextlib import aclosing
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -23,14 +24,15 @@ async def body_of(request: Request) -> bytes:
         RequestError: ``body-too-large`` (413), or the caller went away.
     """
     length = request.headers.get("content-length", "0")
-    if length.isdecimal() and int(length) > MAX_BODY_BYTES:
+    if length.isdecimal() and (len(length) > 9 or int(length) > MAX_BODY_BYTES):
         raise _too_large()
     body = bytearray()
     try:
-        async for part in request.stream():
-            body += part
-            if len(body) > MAX_BODY_BYTES:
-                raise _too_large()
+        async with aclosing(request.stream()) as parts:
+            async for part in parts:
+                body += part
+                if len(body) > MAX_BODY_BYTES:
+                    raise _too_large()
     except ClientDisconnect:
         raise _refusal("the caller went away") from None
     return bytes(body)

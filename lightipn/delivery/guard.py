@@ -24,8 +24,23 @@ MAX_URL_CHARS = 2048
 # the deprecated 6to4 relay.
 _TUNNELS = tuple(
     ipaddress.ip_network(text)
-    for text in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "::/96", "::ffff:0:0/96", "192.88.99.0/24")
+    for text in (
+        "64:ff9b::/96",
+        "64:ff9b:1::/48",
+        "2002::/16",
+        "2001::/32",
+        "::/96",
+        "::ffff:0:0/96",
+        "::ffff:0:0:0/96",  # SIIT
+        "192.88.99.0/24",
+        "fec0::/10",  # site-local, deprecated
+        "3fff::/20",  # documentation since 2024
+    )
 )
+
+
+class AnswerTooLongError(Exception):
+    """A receiver sent more than anybody would read."""
 
 
 class RefusedAddressError(Exception):
@@ -94,7 +109,8 @@ def _refusal(reason: str) -> RequestError:
 
 def _literal_of(host: str) -> Ip | None:
     """Read a host as an address: also the spellings that only the C library knows (``2130706433``, ``127.1``)."""
-    if host.rstrip(".") == "localhost" or host.rstrip(".").endswith(".localhost"):
+    host = host.rstrip(".")
+    if host == "localhost" or host.endswith(".localhost"):
         return ipaddress.IPv4Address("127.0.0.1")
     try:
         return ipaddress.ip_address(host.partition("%")[0])
@@ -107,10 +123,15 @@ def _literal_of(host: str) -> Ip | None:
 
 
 class GuardedBackend(httpcore.AsyncNetworkBackend):
-    """httpcore's way to the network, with the guard at its door."""
+    """httpcore's way to the network, with the guard at its door.
 
-    def __init__(self, rules: AddressRules) -> None:
+    Args:
+        max_answer_bytes: a receiver that sends more for one request is cut off.
+    """
+
+    def __init__(self, rules: AddressRules, *, max_answer_bytes: int = 1 << 20) -> None:
         self._rules = rules
+        self._max_answer_bytes = max_answer_bytes
         self._backend = httpcore.TrioBackend()
         self._dns = trio.CapacityLimiter(DNS_THREADS)
 
@@ -148,7 +169,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         return await self._connect(addresses[-1], port, timeout)
 
     async def _connect(self, address: str, port: int, timeout: float | None) -> httpcore.AsyncNetworkStream:
-        return _Stream(await self._backend.connect_tcp(address, port, timeout=timeout))
+        return _Stream(await self._backend.connect_tcp(address, port, timeout=timeout), self._max_answer_bytes)
 
     async def sleep(self, seconds: float) -> None:
         """Sleep, for httpcore's own retries (which are off)."""
@@ -156,15 +177,25 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
 
 
 class _Stream(httpcore.AsyncNetworkStream):
-    """A stream that closes its socket when a TLS handshake is cancelled, which httpcore 1.0.9 does not."""
+    """A stream that bounds what one answer may bring, headers included.
 
-    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+    It also closes its socket when a TLS handshake is cancelled, which httpcore 1.0.9 does not.
+    """
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream, max_answer_bytes: int) -> None:
         self._stream = stream
+        self._max_answer_bytes = max_answer_bytes
+        self._left_bytes = max_answer_bytes
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return await self._stream.read(max_bytes, timeout)
+        if self._left_bytes <= 0:
+            raise AnswerTooLongError
+        data = await self._stream.read(min(max_bytes, self._left_bytes), timeout)
+        self._left_bytes -= len(data)
+        return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._left_bytes = self._max_answer_bytes  # a new request
         await self._stream.write(buffer, timeout)
 
     async def aclose(self) -> None:
@@ -174,7 +205,7 @@ class _Stream(httpcore.AsyncNetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.AsyncNetworkStream:
         try:
-            return await self._stream.start_tls(ssl_context, server_hostname, timeout)
+            return _Stream(await self._stream.start_tls(ssl_context, server_hostname, timeout), self._max_answer_bytes)
         except BaseException:
             with trio.CancelScope(shield=True):
                 await self._stream.aclose()

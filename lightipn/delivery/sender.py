@@ -1,14 +1,14 @@
 """One attempt: a request goes out, an ``Answer`` comes back, whatever the receiver does."""
 
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import httpcore
 import httpx
 import trio
 
-from lightipn.delivery.guard import AddressRules, GuardedBackend, RefusedAddressError
+from lightipn.delivery.guard import AddressRules, AnswerTooLongError, GuardedBackend, RefusedAddressError
 from lightipn.outbox.messages import OutgoingRequest
 from lightipn.outbox.verdict import Answer
 
@@ -16,49 +16,35 @@ MAX_ANSWER_BYTES = 65536
 # Shorter than the keep-alive of common receivers (gunicorn closes after 2 s), so that a link is not reused at the very
 # moment at which the other side closes it.
 KEEPALIVE_S = 1.0
-USER_AGENT = "LightIPN"
+MAX_HEAD_BYTES = 65536
+STANDING_HEADERS = {
+    "User-Agent": "LightIPN",
+    "Accept": "*/*",
+    "Accept-Encoding": "identity",
+    "Connection": "keep-alive",
+}
 
 
-class _GuardedTransport(httpx.AsyncBaseTransport):
-    """httpx over a connection pool of ours: the only way to put a guard under it without its private parts."""
+class _Content:
+    """A request's body as httpcore wants it: one part, and no generator that a failed send leaves half run."""
 
-    def __init__(self, pool: httpcore.AsyncConnectionPool) -> None:
-        self._pool = pool
+    def __init__(self, body: bytes) -> None:
+        self._parts = [body]
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        url = request.url
-        response = await self._pool.handle_async_request(
-            httpcore.Request(
-                method=request.method,
-                url=httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
-                headers=request.headers.raw,
-                content=request.stream,
-                extensions=request.extensions,
-            )
-        )
-        return httpx.Response(status_code=response.status, headers=response.headers, stream=_Body(response))
+    def __aiter__(self) -> "_Content":
+        return self
 
-    async def aclose(self) -> None:
-        await self._pool.aclose()
-
-
-class _Body(httpx.AsyncByteStream):
-    def __init__(self, response: httpcore.Response) -> None:
-        self._response = response
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for part in self._response.aiter_stream():
-            yield part
-
-    async def aclose(self) -> None:
-        await self._response.aclose()
+    async def __anext__(self) -> bytes:
+        if not self._parts:
+            raise StopAsyncIteration
+        return self._parts.pop()
 
 
 class Sender:
     """Makes attempts. Made by ``open_sender``."""
 
-    def __init__(self, client: httpx.AsyncClient, *, timeout_s: float) -> None:
-        self._client = client
+    def __init__(self, pool: httpcore.AsyncConnectionPool, *, timeout_s: float) -> None:
+        self._pool = pool
         self._timeout_s = timeout_s
 
     async def send(self, request: OutgoingRequest) -> Answer:
@@ -77,15 +63,27 @@ class Sender:
         return Answer(status=status, body=body, trouble=trouble, latency_ms=(trio.current_time() - started) * 1000)
 
     async def _exchange(self, request: OutgoingRequest) -> tuple[int, bytes]:
-        async with self._client.stream(
-            request.method, request.url, headers=dict(request.headers), content=request.body
-        ) as response:
-            body = bytearray()
-            async for part in response.aiter_raw():
+        # httpx makes the request (URL, Host, Content-Length). The pool sends it without httpx's client, which would
+        # keep cookies of one attempt for another, and could not have the guard under it.
+        headers = STANDING_HEADERS | dict(request.headers)
+        made = httpx.Request(request.method, request.url, headers=headers, content=request.body)
+        url = httpcore.URL(
+            scheme=made.url.raw_scheme, host=made.url.raw_host, port=made.url.port, target=made.url.raw_path
+        )
+        response = await self._pool.handle_async_request(
+            httpcore.Request(method=made.method, url=url, headers=made.headers.raw, content=_Content(request.body))
+        )
+        body = bytearray()
+        try:
+            # Read to the end, or to the guard's limit: leaving a stream half read would leave its connection undefined.
+            async for part in response.stream:  # type: ignore[union-attr]  # an async pool's stream
                 body += part
-                if len(body) >= MAX_ANSWER_BYTES:
-                    break
-            return response.status_code, bytes(body[:MAX_ANSWER_BYTES])
+        except AnswerTooLongError:
+            pass  # what came is judged: an acknowledgement is short
+        finally:
+            with trio.CancelScope(shield=True):
+                await response.aclose()
+        return response.status, bytes(body[:MAX_ANSWER_BYTES])
 
 
 TROUBLES = (
@@ -95,9 +93,8 @@ TROUBLES = (
     httpcore.TimeoutException,
     httpcore.ProtocolError,
     httpcore.UnsupportedProtocol,
-    httpx.HTTPError,
+    AnswerTooLongError,
     httpx.InvalidURL,
-    httpx.StreamError,
     OSError,
     UnicodeError,
     ValueError,
@@ -105,24 +102,27 @@ TROUBLES = (
 """What a receiver, or the way to it, can do to us: each becomes a code in the attempt's row."""
 
 
+def _causes_of(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def _trouble_of(error: BaseException) -> str:
-    cause = error.__cause__ or error.__context__
-    match error, cause:
-        case RefusedAddressError(), _:
+    match error:
+        case RefusedAddressError():
             return "refused-address"
-        case ((trio.TooSlowError() | httpcore.TimeoutException()), _):
+        case trio.TooSlowError() | httpcore.TimeoutException():
             return "timeout"
-        case _, ssl.SSLError():
+        case _ if any(isinstance(cause, ssl.SSLError) for cause in _causes_of(error)):
             return "tls-failed"
-        case httpcore.ConnectError(), _ if "SSL" in str(error) or "certificate" in str(error):
-            return "tls-failed"
-        case httpcore.ConnectError(), _:
+        case httpcore.ConnectError():
             return "connection-failed"
-        case httpcore.NetworkError(), _:
+        case httpcore.NetworkError():
             return "connection-lost"
-        case ((httpcore.ProtocolError() | httpx.RemoteProtocolError()), _):
+        case httpcore.ProtocolError() | AnswerTooLongError():
             return "not-http"
-        case OSError(), _:
+        case OSError():
             return "name-not-found"
         case _:
             return "bad-url"
@@ -140,14 +140,7 @@ async def open_sender(rules: AddressRules, *, timeout_s: float, max_in_flight: i
         ssl_context=ssl.create_default_context(),
         max_connections=max_in_flight,
         keepalive_expiry=KEEPALIVE_S,
-        network_backend=GuardedBackend(rules),
+        network_backend=GuardedBackend(rules, max_answer_bytes=MAX_HEAD_BYTES + MAX_ANSWER_BYTES),
     )
-    client = httpx.AsyncClient(
-        transport=_GuardedTransport(pool),
-        headers={"User-Agent": USER_AGENT, "Accept": "*/*"},
-        follow_redirects=False,  # a redirect is a failure: the shop registered a URL, not whatever it points to
-        trust_env=False,
-        timeout=None,  # noqa: S113  # the limit for the whole attempt is in ``send``
-    )
-    async with client:
-        yield Sender(client, timeout_s=timeout_s)
+    async with pool:
+        yield Sender(pool, timeout_s=timeout_s)

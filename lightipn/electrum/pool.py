@@ -113,6 +113,8 @@ class ServerPool:
         """Keep one session open for ever; ``serve`` uses it until it fails."""
         if self._must_race:
             await self._race()
+        if not self._candidates:
+            await trio.sleep_forever()
         while True:
             candidate = min(self._candidates, key=lambda c: c.next_try_at)
             await trio.sleep_until(max(0.0, candidate.next_try_at))

@@ -9,6 +9,7 @@ answered in less therefore carries *ballast*: eight headers that we do not need 
 once: 2 ms instead of 1,002.
 """
 
+import socket
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -38,7 +39,6 @@ PING_INTERVAL_S = 240.0  # servers drop a link that was idle for 600 s
 RECEIVE_BYTES = 65536
 BALLAST_HEADERS = 8
 BALLAST_UNTIL_CALLS = 12  # this many answers pass 1,024 bytes by themselves
-MAX_WINDOW_REFUSALS = 8
 
 log = structlog.get_logger("electrum")
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
@@ -79,7 +79,6 @@ class Session:
         self._stream = stream
         self._protocol = ElectrumProtocol()
         self._window = Window()
-        self._refusals = 0
         self._queue: dict[bool, deque[tuple[_Waiter, int]]] = {True: deque(), False: deque()}
         self._batches: dict[int, _Batch] = {}
         self._in_flight = 0
@@ -247,11 +246,9 @@ class Session:
 
     def _shrink_window(self) -> None:
         """Take back everything under way, ask less, and send it again: an error that names no request did it."""
-        self._refusals += 1
-        if self._refusals > MAX_WINDOW_REFUSALS:
+        if not self._window.refused():
             self.fail(SourceRefusedError("server refuses every batch", code=0))
             return
-        self._window.shrink()
         batches = {id(batch): batch for batch in self._batches.values()}.values()
         self._protocol.abandon(list(self._batches))
         self._batches.clear()
@@ -308,7 +305,10 @@ class Session:
 
 def _code_of(error: BaseException) -> str:
     """Name a transport trouble in words of ours."""
-    cause = error.__cause__ or error
+    cause: BaseException = error
+    while cause.__cause__ is not None or isinstance(cause, BaseExceptionGroup):
+        # Trio tries every address of a name and reports the failures as a group
+        cause = cause.exceptions[-1] if isinstance(cause, BaseExceptionGroup) else cause.__cause__ or cause
     match cause:
         case trio.TooSlowError():
             return "timed-out"
@@ -318,6 +318,8 @@ def _code_of(error: BaseException) -> str:
             return "connection-reset"
         case ssl.SSLError():
             return "tls-failed"
+        case socket.gaierror() | UnicodeError():
+            return "name-not-found"
         case _:
             return "connection-failed"
 
@@ -340,7 +342,7 @@ async def _connect(address: ServerAddress, contexts: "TlsContexts") -> Stream:
                     raise
             log.warning("electrum.certificate_unverified", server=address.name)
             return await _wrap(await trio.open_tcp_stream(address.host, address.port), address, contexts.accepting_any)
-    except (OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
+    except (OSError, UnicodeError, trio.BrokenResourceError, trio.TooSlowError) as error:
         raise SourceUnavailableError(_code_of(error), source=address.name) from error
 
 

@@ -41,6 +41,9 @@ NO_SERVER_WAIT_S = 10.0
 PUSH_OUT_PAUSES_S = (0.0, 0.03, 0.1, 0.3)
 REFUSED_SUBSCRIBE_PAUSE_S = 5.0
 REFUSED_HISTORY_PAUSE_S = 60.0
+# Errors that speak of the server's state and not of what was asked: excessive use and busy (ElectrumX), flood and
+# limits (Fulcrum), index not available yet (electrs). Any other refusal concerns that one script.
+SERVER_TROUBLE_CODES = frozenset({-101, -102, 3, 4, -32603})
 
 log = structlog.get_logger("electrum")
 
@@ -291,6 +294,14 @@ class ElectrumSource:
         except SourceError as error:
             session.fail(error)
             return
+        refusals = {
+            scripthash: answer.code
+            for scripthash, answer in zip(batch.scripthashes, answers, strict=True)
+            if isinstance(answer, Refusal)
+        }
+        for scripthash, code in refusals.items():
+            if code not in SERVER_TROUBLE_CODES:
+                self._quarantine(serving, scripthash)
         for fetch in serving.book.answered(batch, statuses, now=trio.current_time()):
             serving.put(fetch)
         serving.subscribed += len(statuses)
@@ -303,10 +314,10 @@ class ElectrumSource:
                 count=serving.subscribed,
                 elapsed_s=round(elapsed_s, 3),
             )
-        refused = len(batch.scripthashes) - len(statuses)
-        if refused:
-            codes = sorted({answer.code for answer in answers if isinstance(answer, Refusal)})
-            log.warning("electrum.subscriptions_refused", server=session.name, count=refused, codes=codes)
+        if refusals:
+            codes = sorted(set(refusals.values()))
+            log.warning("electrum.subscriptions_refused", server=session.name, count=len(refusals), codes=codes)
+        if SERVER_TROUBLE_CODES.intersection(refusals.values()):
             session.ask_less()
             await trio.sleep(REFUSED_SUBSCRIBE_PAUSE_S)  # this one's slot stays taken meanwhile
             serving.ring()
@@ -319,12 +330,15 @@ class ElectrumSource:
             except SourceRefusedError as error:
                 # Too large for the server, or its index is busy: set aside, and asked again in a while.
                 log.warning("electrum.history_refused", server=serving.session.name, code=error.code)
-                serving.book.quarantine(fetch.scripthash)
-                serving.book.recheck(fetch.scripthash, at=trio.current_time() + REFUSED_HISTORY_PAUSE_S)
-                serving.deadline_bell.set()
+                self._quarantine(serving, fetch.scripthash)
             except SourceError as error:
                 serving.session.fail(error)
                 return
+
+    def _quarantine(self, serving: _Serving, scripthash: ScriptHash) -> None:
+        serving.book.quarantine(scripthash)
+        serving.book.recheck(scripthash, at=trio.current_time() + REFUSED_HISTORY_PAUSE_S)
+        serving.deadline_bell.set()
 
     async def _fetch_one(self, serving: _Serving, fetch: Fetch) -> None:
         history = fetch.history

@@ -65,12 +65,12 @@ class _Stage(enum.Enum):
 @dataclass(slots=True)
 class _Doubt:
     announced: Status | None
-    asked: Status | None
+    fetch: Fetch
     stage: _Stage
     deadline: float | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class SubscribeBatch:
     """Scripthashes to subscribe together.
 
@@ -132,9 +132,10 @@ class SubscriptionBook:
     def answered(
         self, batch: SubscribeBatch, statuses: Mapping[ScriptHash, Status | None], *, now: float
     ) -> list[Fetch]:
-        """Take the statuses that answer a batch; what the server refused is left out, and queued again."""
+        """Take the statuses that answer a batch; what is left out and not quarantined is queued again."""
         self._under_way.remove(batch)
-        self.watch((scripthash for scripthash in batch.scripthashes if scripthash not in statuses), since=batch.since)
+        left = [sh for sh in batch.scripthashes if sh not in statuses and sh not in self.quarantined]
+        self.watch(left, since=batch.since)
         fetches = []
         for scripthash, status in statuses.items():
             if scripthash not in batch.overtaken:  # law (a)
@@ -179,10 +180,10 @@ class SubscriptionBook:
         return self._fetch(scripthash, status)
 
     def _fetch(self, scripthash: ScriptHash, status: Status | None) -> Fetch:
-        self._doubts[scripthash] = _Doubt(announced=status, asked=status, stage=_Stage.FETCHING)
-        if status is None:
-            return Fetch(scripthash, None, ())
-        return Fetch(scripthash, status, self._moved_to_tip(scripthash, status))
+        history = () if status is None else self._moved_to_tip(scripthash, status)
+        fetch = Fetch(scripthash, status, history)
+        self._doubts[scripthash] = _Doubt(announced=status, fetch=fetch, stage=_Stage.FETCHING)
+        return fetch
 
     def _moved_to_tip(self, scripthash: ScriptHash, status: Status) -> History | None:
         """Guess the history after a block: law (g)."""
@@ -206,8 +207,8 @@ class SubscriptionBook:
             HistoryError: it contradicts itself, or did not hash to its status even after the deadline.
         """
         doubt = self._doubts.get(fetch.scripthash)
-        if doubt is None or doubt.asked != fetch.status:
-            return None
+        if doubt is None or doubt.fetch is not fetch:
+            return None  # the doubt has ended, or a later fetch has taken this one's place
         if doubt.announced != fetch.status:  # law (b)
             return self._fetch(fetch.scripthash, doubt.announced)
         if status_of(history) != fetch.status:  # law (e)
@@ -234,7 +235,7 @@ class SubscriptionBook:
         if doubt.announced == self._known.get(scripthash):
             del self._doubts[scripthash]
             return None
-        if doubt.announced == doubt.asked:
+        if doubt.announced == doubt.fetch.status:
             del self._doubts[scripthash]  # not absorbed, but given up for now: a recheck follows
             return None
         return self._fetch(scripthash, doubt.announced)
@@ -272,8 +273,9 @@ class SubscriptionBook:
         fetches = []
         for scripthash, doubt in self._doubts.items():
             if doubt.deadline is not None and doubt.deadline <= now:
-                doubt.stage, doubt.deadline, doubt.asked = _Stage.LAST_FETCH, None, doubt.announced
-                fetches.append(Fetch(scripthash, doubt.announced))
+                doubt.fetch = Fetch(scripthash, doubt.announced)
+                doubt.stage, doubt.deadline = _Stage.LAST_FETCH, None
+                fetches.append(doubt.fetch)
         return fetches
 
     def sweep(self) -> list[ScriptHash]:

@@ -12,6 +12,7 @@ import fcntl
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -39,14 +40,12 @@ class _Job(Generic[T]):
 
 
 def _connect(path: Path, *, read_only: bool = False) -> Database:
-    uri = (
-        f"file:{path.absolute().as_posix().replace('?', '%3f').replace('#', '%23')}?mode={'ro' if read_only else 'rwc'}"
-    )
+    uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_S)
     try:
         connection.execute("PRAGMA foreign_keys = ON")
         if not read_only:
-            connection.execute("PRAGMA journal_mode = WAL")
+            _switch_to_wal(connection)
             connection.execute("PRAGMA synchronous = FULL")
             # Every commit is a flush; a bounded log keeps the file small on an SD card.
             connection.execute("PRAGMA journal_size_limit = 16777216")
@@ -54,6 +53,19 @@ def _connect(path: Path, *, read_only: bool = False) -> Database:
     except BaseException:
         connection.close()
         raise
+
+
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    """Switch the journal; SQLite does not wait here by itself when another program just makes the same file."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)
 
 
 class _GroupLostError(Exception):
@@ -71,12 +83,12 @@ def _run_group(db: Database, group: list[_Job[Any]]) -> None:
             except Exception as error:  # noqa: BLE001  # one of the two allowed places: handed back to its caller
                 job.error = error
             if not db.conn.in_transaction:
-                raise _GroupLostError
+                raise _GroupLostError from job.error
         db.conn.execute("COMMIT")
     except (sqlite3.Error, _GroupLostError) as error:
         if db.conn.in_transaction:
             db.conn.execute("ROLLBACK")
-        cause = next((job.error for job in group if isinstance(job.error, sqlite3.Error)), error)
+        cause = error.__cause__ if isinstance(error, _GroupLostError) else error
         for job in group:
             job.error = cause if isinstance(cause, sqlite3.Error) else StoreError("the transaction was lost")
 
@@ -192,11 +204,22 @@ def _translated(error: Exception) -> Exception:
 
 def _prepare(db: Database, network_name: str) -> None:
     """Bring the schema up to date, and bind the file to its network."""
-    applied = {migration.name for migration in migrations.applied(db)}
-    if applied - MIGRATION_NAMES:
-        raise StoreError("the database was written by a newer version of LightIPN; upgrade the program")
-    if migrations.pending(db):
-        migrations.apply(db)
+    db.conn.execute("BEGIN IMMEDIATE")  # several programs may start on a fresh file at the same time
+    try:
+        applied = {migration.name for migration in migrations.applied(db)}
+        if applied - MIGRATION_NAMES:
+            raise StoreError("the database was written by a newer version of LightIPN; upgrade the program")
+        if migrations.pending(db):
+            migrations.apply(db)
+        _bind_to_network(db, network_name)
+        db.conn.execute("COMMIT")
+    except BaseException:
+        if db.conn.in_transaction:
+            db.conn.execute("ROLLBACK")
+        raise
+
+
+def _bind_to_network(db: Database, network_name: str) -> None:
     row = db.execute("SELECT value FROM setting WHERE name = 'network'").fetchone()
     if row is None:
         db.execute("INSERT OR IGNORE INTO setting (name, value) VALUES ('network', ?)", [network_name])

@@ -1,0 +1,60 @@
+"""A dialect made for tests: totals as plain text, heard when the receiver repeats them.
+
+The store and the delivery must work with any dialect, so their tests stand on none of the real ones.
+"""
+
+from lightipn.ledger.entries import ScriptPayments, totals_of
+from lightipn.outbox.messages import Message, OutgoingRequest, Review, Subscription
+from lightipn.outbox.schedule import doubling_delay_s
+from lightipn.outbox.verdict import Answer, Outcome
+
+FIRST_RETRY_S = 5.0
+LONGEST_RETRY_S = 3600.0
+NOTHING = b"0+0"
+
+
+def payload_of(confirmed_sat: int, unconfirmed_sat: int) -> bytes:
+    """Return what a receiver must know of these totals."""
+    return b"%d+%d" % (confirmed_sat, unconfirmed_sat)
+
+
+class PlainPolicy:
+    """The dialect's decisions; a subscription's terms are its depth as digits."""
+
+    def review(self, subscription: Subscription, payments: ScriptPayments, *, tip_height: int) -> Review:
+        """Return the totals at the subscriber's depth."""
+        depth = int(subscription.terms)
+        totals = totals_of(payments.entries.values(), tip_height=tip_height, confirmations=depth)
+        payload = payload_of(totals.confirmed_sat, totals.unconfirmed_sat)
+        return Review(payload=payload, wake_height=totals.changes_at_height)
+
+    def baseline_of(self, subscription: Subscription) -> bytes:
+        """Nothing received."""
+        return NOTHING
+
+    def request_of(self, subscription: Subscription, message: Message) -> OutgoingRequest:
+        """Post the payload as it is."""
+        headers = {"X-Message": message.message_id}
+        return OutgoingRequest(method="POST", url=subscription.url, headers=headers, body=message.payload)
+
+    def outcome_of(self, sent_payload: bytes, answer: Answer) -> Outcome:
+        """Acknowledged by a 2xx that repeats the payload."""
+        if not answer.is_success:
+            return Outcome.FAILED
+        return Outcome.ACKNOWLEDGED if answer.body == sent_payload else Outcome.NOT_ACKNOWLEDGED
+
+    def retry_after_s(self, tries: int, *, jitter: float) -> float:
+        """Five seconds, doubling up to an hour."""
+        return doubling_delay_s(tries, first_s=FIRST_RETRY_S, limit_s=LONGEST_RETRY_S, jitter=jitter)
+
+
+POLICIES = {"plain": PlainPolicy()}
+
+
+def answer_of(body: bytes = b"", *, status: int | None = 200, trouble: str = "") -> Answer:
+    """Return what a receiver answered after 12 ms."""
+    return Answer(status=status, body=body, trouble=trouble, latency_ms=12.0)
+
+
+SILENCE = answer_of(status=None, trouble="timeout")
+"""No answer came."""

@@ -1,0 +1,509 @@
+"""Claims, outcomes, and what a crash leaves: at least once, and never lost.
+
+The stateful test at the end plays reviews, claims, outcomes and crashes in any order against a model of the receivers.
+"""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
+
+from lightipn.ledger.entries import Replaced
+from lightipn.outbox.verdict import Outcome
+from lightipn.store import keys, outbox, subscriptions
+from lightipn.store.database import Database
+from lightipn.store.outbox import KEPT_ATTEMPTS, PRUNE_EVERY_TRIES, Attempt, Claim, Delivery, FailingHost
+from tests.builders import entry_of, txid_of
+from tests.store.plain_dialect import NOTHING, POLICIES, SILENCE, answer_of, payload_of
+from tests.store.rows import NOW, claim, open_memory, pay, regtest_address, subscribe
+
+DEAD = "http://dead.example/"
+ALIVE = "http://alive.example/"
+
+
+def finish(db: Database, taken: Claim, *, body: bytes | None = None, now: float = NOW, jitter: float = 0.0) -> Outcome:
+    """End an attempt: with this answer, or with silence."""
+    answer = SILENCE if body is None else answer_of(body)
+    return outbox.finish_attempt(db, POLICIES, taken, answer, now=now, jitter=jitter)
+
+
+def fill(db: Database, count: int, *, url: str = ALIVE, first: int = 0, at: float = NOW) -> None:
+    """Make so many messages to one host due, a second apart."""
+    for number in range(first, first + count):
+        subscribe(db, number, url=url)
+        pay(db, number, entry_of(number), now=at + number - first)
+
+
+def only_delivery(db: Database) -> Delivery:
+    """Return the one message there is."""
+    (delivery,) = outbox.load_deliveries(db, limit=9)
+    return delivery
+
+
+# --- claims ------------------------------------------------------------------------------------------------------
+
+
+def test_claim_records_the_attempt_before_it_is_sent(db: Database) -> None:
+    """What will be sent stands in the attempt's row before it is sent, and the message is in flight."""
+    subscribe(db, 0, url=ALIVE)
+    pay(db, 0, entry_of(1, received_sat=70))
+    (taken,), next_due_at = claim(db, now=NOW + 1)
+    delivery = only_delivery(db)
+    assert next_due_at is None
+    assert (taken.host, taken.dialect, taken.sent_payload) == ("alive.example:80", "plain", payload_of(0, 70))
+    assert (delivery.state, delivery.tries, delivery.attempts) == ("in-flight", 1, 1)
+    assert outbox.load_attempts(db, taken.message_key) == [
+        Attempt(
+            attempt_id=taken.attempt_id,
+            started_at=NOW + 1,
+            method="POST",
+            url=ALIVE,
+            headers={"X-Message": delivery.message_id},
+            body=payload_of(0, 70),
+            outcome="in-flight",
+            status=None,
+            trouble="",
+            latency_ms=None,
+            answer_head=b"",
+        )
+    ]
+
+
+def test_outcome_is_recorded_with_the_head_of_the_answer(db: Database) -> None:
+    """Status, trouble, latency and the first 500 bytes of the answer are kept with the attempt."""
+    fill(db, 1)
+    (taken,), _ = claim(db)
+    assert finish(db, taken, body=b"x" * 600) is Outcome.NOT_ACKNOWLEDGED
+    (attempt,) = outbox.load_attempts(db, taken.message_key)
+    assert (attempt.outcome, attempt.status, attempt.trouble, attempt.latency_ms) == ("not-acknowledged", 200, "", 12.0)
+    assert attempt.answer_head == b"x" * 500
+
+
+def test_message_under_way_is_not_claimed_again(db: Database) -> None:
+    """At most one request of a subscription is under way."""
+    fill(db, 1)
+    assert len(claim(db)[0]) == 1
+    assert claim(db, now=NOW + 10_000) == ([], None)
+
+
+def test_earliest_due_is_claimed_first(db: Database) -> None:
+    """Within a host, and between hosts, what has waited longest goes first."""
+    fill(db, 2, url=ALIVE, first=0, at=NOW + 5)
+    fill(db, 2, url=DEAD, first=10, at=NOW)
+    claims, _ = claim(db, now=NOW + 100)
+    assert [(taken.host, taken.sent_payload) for taken in claims] == [
+        ("dead.example:80", payload_of(0, 100_000)),
+        ("dead.example:80", payload_of(0, 100_000)),
+        ("alive.example:80", payload_of(0, 100_000)),
+        ("alive.example:80", payload_of(0, 100_000)),
+    ]
+    assert [outbox.load_delivery(db, taken.message_key).due_at for taken in claims] == [  # type: ignore[union-attr]
+        NOW,
+        NOW + 1,
+        NOW + 5,
+        NOW + 6,
+    ]
+
+
+def test_nothing_is_claimed_before_it_is_due(db: Database) -> None:
+    """The time of the next message comes back instead, also where part of a host's messages are due."""
+    fill(db, 3, at=NOW)
+    assert claim(db, now=NOW - 1) == ([], NOW)
+    claims, next_due_at = claim(db, now=NOW + 1)
+    assert (len(claims), next_due_at) == (2, NOW + 2)
+
+
+def test_room_limits_claims_in_all(db: Database) -> None:
+    """No more are claimed than there is room for."""
+    fill(db, 5)
+    assert len(claim(db, now=NOW + 100, room=3)[0]) == 3
+    assert len(claim(db, now=NOW + 100, room=3)[0]) == 2
+
+
+def test_room_per_host_counts_what_is_under_way(db: Database) -> None:
+    """A host gets its room less what is under way to it; other hosts are not concerned."""
+    fill(db, 5, url=DEAD)
+    fill(db, 5, url=ALIVE, first=10)
+    claims, next_due_at = claim(db, now=NOW + 100, room_per_host=3, busy={"dead.example:80": 2})
+    assert sorted(taken.host for taken in claims) == ["alive.example:80"] * 3 + ["dead.example:80"]
+    assert next_due_at is None  # the end of an attempt rings
+    full = claim(db, now=NOW + 100, room_per_host=3, busy={"dead.example:80": 3, "alive.example:80": 4})
+    assert full == ([], None)
+
+
+@pytest.mark.slow
+def test_dead_host_does_not_keep_others_waiting(db: Database) -> None:
+    """A message is claimed at once although a thousand older ones of a dead shop are due."""
+    fill(db, 1000, url=DEAD, at=NOW - 5000)
+    fill(db, 1, url=ALIVE, first=5000, at=NOW)
+    claims, _ = claim(db, now=NOW, room=64, room_per_host=8, busy={"dead.example:80": 8})
+    assert [taken.host for taken in claims] == ["alive.example:80"]
+
+
+def test_claim_reads_the_first_message_of_a_host_and_no_more(db: Database) -> None:
+    """Finding what is due walks an index from host to host, and never scans the messages."""
+    plan = [str(row) for row in db.execute(f"EXPLAIN QUERY PLAN {outbox._HOSTS}").fetchall()]
+    assert not [line for line in plan if "SCAN message" in line]
+    assert [line for line in plan if "message_due" in line]
+
+
+def test_suspended_owner_holds_messages(db: Database) -> None:
+    """What becomes due while the owner is suspended is neither claimed nor waited for, and comes back whole."""
+    keys.save_key(db, name="shop", secret="s", now=NOW)
+    fill(db, 2)
+    keys.revoke_keys(db, name="shop", key_id=None, now=NOW)
+    assert claim(db, now=NOW + 100) == ([], None)
+    assert outbox.count_pending(db) == (2, NOW)
+    keys.save_key(db, name="shop", secret="t", now=NOW)
+    assert len(claim(db, now=NOW + 100)[0]) == 2
+
+
+def test_attempt_under_way_ends_while_its_owner_is_suspended(db: Database) -> None:
+    """An answer that comes after the suspension still counts."""
+    keys.save_key(db, name="shop", secret="s", now=NOW)
+    fill(db, 1)
+    (taken,), _ = claim(db)
+    keys.revoke_keys(db, name="shop", key_id=None, now=NOW)
+    assert finish(db, taken, body=taken.sent_payload) is Outcome.ACKNOWLEDGED
+    assert only_delivery(db).state == "acknowledged"
+
+
+# --- outcomes ----------------------------------------------------------------------------------------------------
+
+
+def test_acknowledged_message_is_due_no_more(db: Database) -> None:
+    """After the acknowledgement nothing waits; the attempt stays to be shown."""
+    fill(db, 1)
+    (taken,), _ = claim(db)
+    assert finish(db, taken, body=taken.sent_payload) is Outcome.ACKNOWLEDGED
+    assert (only_delivery(db).state, only_delivery(db).due_at, only_delivery(db).attempts) == ("acknowledged", None, 1)
+    assert outbox.count_pending(db) == (0, None)
+    assert outbox.load_deliveries(db, limit=9, is_pending_only=True) == []
+
+
+def test_retries_grow_by_the_dialects_rule(db: Database) -> None:
+    """Each failure doubles the pause up to the limit, for ever."""
+    fill(db, 1)
+    now, pauses = float(NOW), []
+    for _ in range(13):
+        (taken,), _next = claim(db, now=now)
+        finish(db, taken, now=now)
+        due_at = only_delivery(db).due_at
+        assert due_at is not None
+        pauses.append(due_at - now)
+        now = due_at
+    assert pauses == [5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600, 3600]
+
+
+def test_newer_contents_start_the_pauses_again(db: Database) -> None:
+    """A payment that comes while a message waits for its next try makes it due at once, with the newest totals."""
+    subscribe(db, 0)
+    pay(db, 0, entry_of(1, received_sat=70))
+    (taken,), _ = claim(db)
+    finish(db, taken)
+    assert claim(db, now=NOW + 1)[0] == []
+    pay(db, 0, entry_of(2, received_sat=30), now=NOW + 1)
+    (again,), _ = claim(db, now=NOW + 1)
+    assert again.sent_payload == payload_of(0, 100)
+    finish(db, again, now=NOW + 1)
+    assert only_delivery(db).due_at == NOW + 6
+
+
+@pytest.mark.parametrize("is_acknowledged", [True, False])
+def test_contents_that_change_under_way_are_due_at_the_end(db: Database, is_acknowledged: bool) -> None:
+    """An attempt that told older totals is followed by the newest at once, whatever its answer was."""
+    subscribe(db, 0)
+    pay(db, 0, entry_of(1, received_sat=70))
+    (taken,), _ = claim(db)
+    pay(db, 0, entry_of(2, received_sat=30), now=NOW + 1)
+    assert claim(db, now=NOW + 1)[0] == []
+    finish(db, taken, body=taken.sent_payload if is_acknowledged else None, now=NOW + 2)
+    (again,), _ = claim(db, now=NOW + 2)
+    assert again.sent_payload == payload_of(0, 100)
+
+
+def test_payment_that_goes_under_way_is_taken_back(db: Database) -> None:
+    """A receiver that may believe in a gone payment is told that it is gone."""
+    subscribe(db, 0)
+    pay(db, 0, entry_of(1, received_sat=70))
+    (taken,), _ = claim(db)
+    pay(db, 0, entry_of(1, received_sat=70, state=Replaced(txid_of(2))), now=NOW + 1)
+    finish(db, taken, now=NOW + 2)
+    (again,), _ = claim(db, now=NOW + 2)
+    assert again.sent_payload == NOTHING
+    finish(db, again, body=NOTHING, now=NOW + 3)
+    assert only_delivery(db).state == "acknowledged"
+
+
+def test_subscription_removed_under_way_ends_quietly(db: Database) -> None:
+    """The end of an attempt whose subscription was removed is no error, and brings nothing back."""
+    fill(db, 1)
+    (taken,), _ = claim(db)
+    subscriptions.remove_subscriptions(db, regtest_address(0).scripthash, url=None)
+    assert finish(db, taken, body=taken.sent_payload) is Outcome.ACKNOWLEDGED
+    assert outbox.load_deliveries(db, limit=9) == []
+    assert db.execute("SELECT count(*) FROM attempt").fetchone() == (0,)
+
+
+def test_new_subscription_is_not_taken_for_a_removed_one(db: Database) -> None:
+    """An attempt of a removed subscription does not end the message of one that was made since."""
+    fill(db, 1)
+    (taken,), _ = claim(db)
+    subscriptions.remove_subscriptions(db, regtest_address(0).scripthash, url=None)
+    fill(db, 1)
+    finish(db, taken, body=taken.sent_payload)
+    assert only_delivery(db).state == "due"
+
+
+# --- crashes -----------------------------------------------------------------------------------------------------
+
+
+def test_interrupted_attempts_are_due_again(db: Database) -> None:
+    """What a crash left under way is marked as interrupted and told again; what had ended is left alone."""
+    fill(db, 3)
+    first, second, _third = claim(db, now=NOW + 100)[0]
+    finish(db, first, body=first.sent_payload, now=NOW + 100)
+    finish(db, second, now=NOW + 100)
+    assert outbox.recover_interrupted(db) == 1
+    assert outbox.recover_interrupted(db) == 0
+    outcomes = [attempt.outcome for key in (1, 2, 3) for attempt in outbox.load_attempts(db, key)]
+    assert outcomes == ["acknowledged", "failed", "interrupted"]
+    (again,), next_due_at = claim(db, now=NOW + 100)
+    assert (again.message_key, next_due_at) == (3, NOW + 105)
+
+
+def test_interrupted_contents_stay_in_doubt(db: Database) -> None:
+    """A receiver that may have heard something before a crash is told when it is no longer so."""
+    subscribe(db, 0)
+    pay(db, 0, entry_of(1, received_sat=70))
+    claim(db)
+    outbox.recover_interrupted(db)
+    pay(db, 0, entry_of(1, received_sat=70, state=Replaced(txid_of(2))), now=NOW + 1)
+    (again,), _ = claim(db, now=NOW + 1)
+    assert again.sent_payload == NOTHING
+
+
+# --- the operator's view -----------------------------------------------------------------------------------------
+
+
+def test_messages_are_listed_newest_first(db: Database) -> None:
+    """The list has a limit, and can leave out what is acknowledged."""
+    fill(db, 3)
+    taken = claim(db, now=NOW, room=1)[0][0]
+    finish(db, taken, body=taken.sent_payload)
+    assert [delivery.message_key for delivery in outbox.load_deliveries(db, limit=2)] == [3, 2]
+    pending = outbox.load_deliveries(db, limit=9, is_pending_only=True)
+    assert [delivery.message_key for delivery in pending] == [3, 2]
+    assert outbox.count_pending(db) == (2, NOW + 1)
+    assert outbox.load_delivery(db, 99) is None
+    assert outbox.load_attempts(db, 99) == []
+
+
+def test_retry_makes_a_waiting_message_due_now(db: Database) -> None:
+    """The operator's retry ends the pause and starts the pauses again."""
+    fill(db, 1)
+    (taken,), _ = claim(db)
+    finish(db, taken)
+    assert outbox.make_due(db, taken.message_key, now=NOW + 1)
+    (again,), _ = claim(db, now=NOW + 1)
+    finish(db, again, now=NOW + 1)
+    assert only_delivery(db).due_at == NOW + 6
+    assert not outbox.make_due(db, 99, now=NOW)
+
+
+def test_retry_tells_an_acknowledged_message_once_more(db: Database) -> None:
+    """An acknowledged message is sent again, once, whatever comes of it: the receiver knows it already."""
+    fill(db, 1)
+    (taken,), _ = claim(db)
+    finish(db, taken, body=taken.sent_payload)
+    outbox.make_due(db, taken.message_key, now=NOW + 1)
+    (again,), _ = claim(db, now=NOW + 1)
+    assert again.sent_payload == taken.sent_payload
+    finish(db, again, now=NOW + 1)
+    assert only_delivery(db).state == "acknowledged"
+
+
+def test_retry_of_a_message_under_way_does_not_double_it(db: Database) -> None:
+    """The operator's retry never puts two requests of one subscription on the wire."""
+    fill(db, 1)
+    claim(db)
+    outbox.make_due(db, 1, now=NOW)
+    assert claim(db, now=NOW + 1) == ([], None)
+
+
+def test_attempts_of_one_message_are_bounded(db: Database) -> None:
+    """Of a message that nobody acknowledges the newest attempts are kept, and no more than a hundred and a few."""
+    fill(db, 1)
+    now = float(NOW)
+    for _ in range(KEPT_ATTEMPTS + 3 * PRUNE_EVERY_TRIES + 1):
+        (taken,), _next = claim(db, now=now)
+        finish(db, taken, now=now)
+        now += 3600
+        kept = [attempt.attempt_id for attempt in outbox.load_attempts(db, 1)]
+        assert kept == list(range(taken.attempt_id + 1 - len(kept), taken.attempt_id + 1))
+        assert len(kept) >= min(taken.attempt_id, KEPT_ATTEMPTS)
+        assert len(kept) < KEPT_ATTEMPTS + PRUNE_EVERY_TRIES
+    assert only_delivery(db).tries == KEPT_ATTEMPTS + 3 * PRUNE_EVERY_TRIES + 1
+
+
+def test_failing_hosts_are_those_tried_in_vain(db: Database) -> None:
+    """A host fails from its messages' second vain try on; the one with most such messages comes first."""
+    fill(db, 1, url="http://once.example/", first=0)
+    fill(db, 2, url=DEAD, first=10)
+    fill(db, 1, url="http://odd.example/", first=20)
+    fill(db, 1, url=ALIVE, first=30)
+    for tries in (1, 2, 3):
+        for taken in claim(db, now=NOW + 100 * tries)[0]:
+            if taken.host == "alive.example:80":
+                finish(db, taken, body=taken.sent_payload, now=NOW + 100 * tries)
+            elif taken.host == "odd.example:80":
+                finish(db, taken, body=b"?", now=NOW + 100 * tries)
+            else:
+                if taken.host == "once.example:80":
+                    outbox.make_due(db, taken.message_key, now=NOW)  # starts its tries again
+                finish(db, taken, now=NOW + 100 * tries)
+    assert outbox.load_failing_hosts(db, limit=9) == [
+        FailingHost(host="dead.example:80", messages=2, tries=3, last_trouble="timeout"),
+        FailingHost(host="odd.example:80", messages=1, tries=3, last_trouble="200 not-acknowledged"),
+    ]
+    assert [found.host for found in outbox.load_failing_hosts(db, limit=1)] == ["dead.example:80"]
+
+
+# --- any order of events -----------------------------------------------------------------------------------------
+
+
+class Receivers(RuleBasedStateMachine):
+    """Three subscriptions at two hosts, and what their receivers believe.
+
+    A receiver believes the totals that it heard last. The law: whenever nothing is due and nothing under way for a
+    subscription, its receiver believes the newest totals; and once all is delivered, so do all.
+    """
+
+    flying: Bundle[Claim] = Bundle("flying")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = open_memory()
+        self.db = self.memory.__enter__()
+        self.now = float(NOW)
+        self.payments = [dict[int, int]() for _ in range(3)]  # of each address: payment number to satoshis
+        self.belief = [NOTHING] * 3
+        self.in_flight: dict[int, Claim] = {}
+        self.is_suspended = False
+
+    def teardown(self) -> None:
+        """Deliver everything, and see that every receiver believes the newest totals."""
+        if self.is_suspended:
+            keys.save_key(self.db, name="shop", secret=f"s{self.now}", now=int(self.now))
+        outbox.recover_interrupted(self.db)
+        for _ in range(20):
+            self.now += 3600
+            claims, _next = claim(self.db, now=self.now)
+            for taken in claims:
+                self.hear(taken)
+                finish(self.db, taken, body=taken.sent_payload, now=self.now)
+        assert outbox.count_pending(self.db) == (0, None)
+        assert self.belief == [self.newest(number) for number in range(3)]
+        self.memory.__exit__(None, None, None)
+
+    def newest(self, number: int) -> bytes:
+        """Return the totals of an address as they are."""
+        return payload_of(0, sum(self.payments[number].values()))
+
+    def hear(self, taken: Claim) -> None:
+        """Have the receiver take in what was sent."""
+        self.belief[int(taken.request.url.rpartition("/")[2])] = taken.request.body
+
+    @initialize()
+    def subscribe_all(self) -> None:
+        """Two subscriptions at one host, one at another."""
+        keys.save_key(self.db, name="shop", secret="first", now=NOW)
+        for number, host in enumerate(("a.example", "a.example", "b.example")):
+            subscribe(self.db, number, url=f"http://{host}/{number}")
+
+    @rule(number=st.integers(0, 2), payment=st.integers(0, 3), amount_sat=st.integers(1, 3))
+    def pay_or_replace(self, number: int, payment: int, amount_sat: int) -> None:
+        """A payment comes, or one that was there is replaced."""
+        entry = entry_of(payment, received_sat=self.payments[number].pop(payment, 0) or amount_sat)
+        if entry.received_sat == amount_sat:
+            self.payments[number][payment] = amount_sat
+        else:
+            entry = replace(entry, state=Replaced(txid_of(99)))
+        pay(self.db, number, entry, now=self.now)
+
+    @rule(target=flying, room=st.integers(1, 3), room_per_host=st.integers(1, 2))
+    def send(self, room: int, room_per_host: int) -> object:
+        """The dispatcher claims what there is room for, and the requests go out."""
+        claims, _ = claim(self.db, now=self.now, room=room, room_per_host=room_per_host)
+        assert len(claims) <= room
+        for taken in claims:
+            assert taken.message_key not in self.in_flight
+            self.in_flight[taken.message_key] = taken
+        return claims
+
+    @rule(claims=consumes(flying), is_heard=st.booleans(), is_acknowledged=st.booleans(), is_answered=st.booleans())
+    def finish_all(self, claims: list[Claim], is_heard: bool, is_acknowledged: bool, is_answered: bool) -> None:
+        """Attempts end: heard or not, acknowledged or not, answered or not."""
+        for taken in claims:
+            if self.in_flight.get(taken.message_key) is not taken:
+                continue  # a crash ended it
+            del self.in_flight[taken.message_key]
+            if is_heard:
+                self.hear(taken)
+            body = None
+            if is_answered:
+                body = taken.sent_payload if is_heard and is_acknowledged else b"?"
+            finish(self.db, taken, body=body, now=self.now)
+
+    @rule(heard=st.sets(st.integers(0, 2)))
+    def crash(self, heard: set[int]) -> None:
+        """The process dies; some of what was under way was heard. The next start recovers."""
+        for taken in self.in_flight.values():
+            if int(taken.request.url.rpartition("/")[2]) in heard:
+                self.hear(taken)
+        assert outbox.recover_interrupted(self.db) == len(self.in_flight)
+        self.in_flight.clear()
+
+    @rule(seconds=st.sampled_from([1, 5, 60, 3600]))
+    def pass_time(self, seconds: int) -> None:
+        """Time goes by."""
+        self.now += seconds
+
+    @precondition(lambda self: not self.is_suspended)
+    @rule()
+    def suspend(self) -> None:
+        """The owner's last secret is revoked."""
+        keys.revoke_keys(self.db, name="shop", key_id=None, now=int(self.now))
+        self.is_suspended = True
+
+    @precondition(lambda self: self.is_suspended)
+    @rule()
+    def revive(self) -> None:
+        """The owner gets a new secret."""
+        keys.save_key(self.db, name="shop", secret=f"s{len(keys.load_keys(self.db))}", now=int(self.now))
+        self.is_suspended = False
+
+    @rule()
+    def claim_nothing_while_suspended(self) -> None:
+        """A suspended owner's messages are not sent."""
+        if self.is_suspended:
+            assert claim(self.db, now=self.now) == ([], None)
+
+    @invariant()
+    def quiet_means_known(self) -> None:
+        """Where nothing is due and nothing under way, the receiver believes the newest totals."""
+        by_url = {delivery.url: delivery for delivery in outbox.load_deliveries(self.db, limit=9)}
+        for number, host in enumerate(("a.example", "a.example", "b.example")):
+            delivery = by_url.get(f"http://{host}/{number}")
+            if delivery is None or delivery.state == "acknowledged":
+                assert self.belief[number] == self.newest(number)
+
+
+Receivers.TestCase.settings = settings(deadline=None, max_examples=60, stateful_step_count=30)
+
+
+@pytest.mark.slow
+class TestReceivers(Receivers.TestCase):  # type: ignore[name-defined,misc]  # made by Hypothesis at run time
+    """For any order of payments, claims, outcomes and crashes every receiver comes to believe the newest totals."""

@@ -1,0 +1,125 @@
+"""Subscriptions on disk."""
+
+from dataclasses import replace
+
+import pytest
+
+from lightipn.bitcoin.hashes import ScriptHash
+from lightipn.outbox.messages import Subscription, SubscriptionState
+from lightipn.store import keys, ledger, outbox, subscriptions
+from lightipn.store.database import Database
+from lightipn.store.subscriptions import host_of
+from tests.builders import entry_of
+from tests.store.rows import NOW, pay, regtest_address, subscribe
+
+
+def all_of(db: Database) -> list[Subscription]:
+    """Return all subscriptions."""
+    return list(subscriptions.load_subscriptions(db))
+
+
+def test_subscription_is_read_as_it_was_written(db: Database) -> None:
+    """A subscription comes back whole, from its script, its address, and the list."""
+    address = regtest_address(0)
+    saved = subscribe(db, 0, url="https://shop.example/paid?order=7", depth=6)
+    assert saved == Subscription(
+        subscription_id=1,
+        dialect="plain",
+        owner="shop",
+        scripthash=address.scripthash,
+        address=address.text,
+        url="https://shop.example/paid?order=7",
+        terms=b"6",
+        state=SubscriptionState.ACTIVE,
+        created_at=NOW,
+    )
+    assert subscriptions.load_subscriptions_of(db, address.scripthash) == [saved]
+    assert all_of(db) == [saved]
+    assert list(subscriptions.load_subscriptions(db, scripthash=address.scripthash)) == [saved]
+    assert list(subscriptions.load_subscriptions(db, scripthash=regtest_address(1).scripthash)) == []
+    assert subscriptions.load_subscriptions_of(db, ScriptHash(bytes(32))) == []
+
+
+def test_subscribing_again_updates_the_terms(db: Database) -> None:
+    """The same owner, address and URL stay one subscription; any other of the three makes another."""
+    first = subscribe(db, 0, depth=1)
+    assert subscribe(db, 0, depth=9) == replace(first, terms=b"9")
+    subscribe(db, 0, owner="other")
+    subscribe(db, 0, url="http://shop.example/other")
+    subscribe(db, 1)
+    assert subscriptions.count_subscriptions(db) == len(all_of(db)) == 4
+
+
+def test_list_is_paged_without_gaps(db: Database) -> None:
+    """A list longer than a page is whole and in order, and a limit cuts it at any place."""
+    for number in range(1003):
+        subscribe(db, 0, url=f"http://shop.example/{number}")
+    ids = [subscription.subscription_id for subscription in all_of(db)]
+    assert ids == list(range(1, 1004))
+    for limit in (1, 1000, 1001, 1003, 2000):
+        found = list(subscriptions.load_subscriptions(db, limit=limit))
+        assert [subscription.subscription_id for subscription in found] == ids[:limit]
+
+
+def test_subscriptions_are_woken_at_their_height(db: Database) -> None:
+    """A subscription is found from its height on, up to the limit, and no more once the height is taken away."""
+    first, second = subscribe(db, 0), subscribe(db, 1)
+    subscriptions.save_wake_height(db, first.subscription_id, 100)
+    subscriptions.save_wake_height(db, second.subscription_id, 101)
+    assert subscriptions.load_woken(db, 99, limit=10) == []
+    assert subscriptions.load_woken(db, 100, limit=10) == [first]
+    assert subscriptions.load_woken(db, 500, limit=10) == [first, second]
+    assert len(subscriptions.load_woken(db, 500, limit=1)) == 1
+    subscriptions.save_wake_height(db, first.subscription_id, None)
+    assert subscriptions.load_woken(db, 500, limit=10) == [second]
+
+
+def test_removing_the_last_subscription_forgets_the_script(db: Database) -> None:
+    """Messages go with their subscription; script and payments go with the last one, and the service is told."""
+    scripthash = regtest_address(0).scripthash
+    subscribe(db, 0, url="http://a.example/")
+    subscribe(db, 0, url="http://b.example/")
+    subscribe(db, 1, url="http://a.example/")
+    pay(db, 0, entry_of(1))
+    ledger.clear_watch_changes(db)
+    assert subscriptions.remove_subscriptions(db, regtest_address(0).scripthash, url="http://a.example/") == 1
+    assert [delivery.url for delivery in outbox.load_deliveries(db, limit=9)] == ["http://b.example/"]
+    assert ledger.load_payments(db, scripthash) is not None
+    assert not ledger.has_watch_changes(db)
+    assert subscriptions.remove_subscriptions(db, regtest_address(0).scripthash, url=None) == 1
+    assert outbox.load_deliveries(db, limit=9) == []
+    assert ledger.load_payments(db, scripthash) is None
+    assert ledger.take_watch_changes(db, limit=9) == [(scripthash, None)]
+    assert [subscription.address for subscription in all_of(db)] == [regtest_address(1).text]
+
+
+def test_removing_what_is_not_there_removes_nothing(db: Database) -> None:
+    """An unknown address or URL counts zero."""
+    subscribe(db, 0)
+    assert subscriptions.remove_subscriptions(db, regtest_address(1).scripthash, url=None) == 0
+    assert subscriptions.remove_subscriptions(db, regtest_address(0).scripthash, url="http://other/") == 0
+    assert subscriptions.count_subscriptions(db) == 1
+
+
+def test_subscription_of_a_suspended_owner_starts_suspended(db: Database) -> None:
+    """What is made for an owner without a good secret is held until one is there."""
+    keys.save_key(db, name="shop", secret="s", now=NOW)
+    keys.revoke_keys(db, name="shop", key_id=None, now=NOW)
+    assert subscribe(db, 0).state is SubscriptionState.SUSPENDED
+    keys.save_key(db, name="shop", secret="t", now=NOW)
+    assert [subscription.state for subscription in all_of(db)] == [SubscriptionState.ACTIVE]
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("http://shop.example/paid", "shop.example:80"),
+        ("https://shop.example/paid", "shop.example:443"),
+        ("https://SHOP.example:8443/", "shop.example:8443"),
+        ("http://[2001:db8::1]:81/", "2001:db8::1:81"),
+        ("http://192.0.2.1?x=1", "192.0.2.1:80"),
+    ],
+)
+def test_host_is_name_and_port(url: str, host: str) -> None:
+    """Deliveries are limited by name and port, whatever the letter case and the default port."""
+    assert host_of(url) == host
