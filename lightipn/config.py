@@ -131,7 +131,10 @@ def _list(read_item: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
 def _path(value: Any) -> Path:
     if not _text(value):
         raise ValueError("want a file name")
-    return Path(value).expanduser()
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{value!a} begins with the home of a user who does not exist") from None
 
 
 def _bind(value: Any) -> str:
@@ -167,7 +170,7 @@ def _secret_file(value: Any) -> str:
     if not _text(value):
         return ""
     try:
-        secret = Path(value).expanduser().read_text("ascii").strip()
+        secret = _path(value).read_text("ascii").strip()
     except OSError as error:
         raise ValueError(f"cannot read {value!a} ({error.strerror})") from error
     except UnicodeError:

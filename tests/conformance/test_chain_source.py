@@ -1,0 +1,335 @@
+"""What every ``ChainSource`` must do, whatever stands behind it.
+
+One suite for all implementations, as Trio checks its streams: a *stage* is a made-up chain and a source that serves it.
+A new backend adds a function to ``STAGES`` and no test.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import pytest
+import trio
+import trio.testing
+
+from lightipn.bitcoin.hashes import Txid, scripthash_of
+from lightipn.bitcoin.header import parse_header
+from lightipn.bitcoin.merkle import merkle_root_of
+from lightipn.bitcoin.network import REGTEST
+from lightipn.bitcoin.transaction import parse_transaction
+from lightipn.chain.history import UNKNOWN, status_of
+from lightipn.chain.source import ChainSource, ScriptHashChanged, SourceLost, TipChanged
+from lightipn.electrum.address import ServerAddress
+from lightipn.electrum.pool import ServerPool
+from lightipn.electrum.source import ElectrumSource
+from lightipn.errors import SourceRefusedError, SourceUnavailableError
+from lightipn.simulator import forge
+from lightipn.simulator.blocks import SimulatedChain
+from lightipn.simulator.server import SimulatedServer, serve_electrum
+
+T = TypeVar("T")
+SHOP_SCRIPT = forge.made_up_script("shop")
+OTHER_SCRIPT = forge.made_up_script("other")
+SHOP, OTHER = scripthash_of(SHOP_SCRIPT), scripthash_of(OTHER_SCRIPT)
+PATIENCE_S = 10.0
+
+
+@dataclass(slots=True)
+class Stage:
+    """A source, the chain it should tell about, and what can happen to the way between them.
+
+    Args:
+        publish: make what changed in the chain known to the server behind the source.
+        cut: break the link between source and server; it may come back.
+    """
+
+    source: ChainSource
+    chain: SimulatedChain
+    publish: Callable[[], Awaitable[None]]
+    cut: Callable[[], Awaitable[None]]
+
+
+@asynccontextmanager
+async def electrum_stage() -> AsyncIterator[Stage]:
+    """Set up Electrum over the simulator."""
+    chain = SimulatedChain()
+    chain.mine(2)
+    chain.pay(SHOP_SCRIPT, 100_000)
+    chain.mine(8)
+    async with trio.open_nursery() as nursery:
+        server: SimulatedServer = await nursery.start(serve_electrum, chain)
+        address = ServerAddress(server.host, server.port, uses_tls=False)
+        source = ElectrumSource(ServerPool([address], REGTEST), sweep_interval_s=600)
+        nursery.start_soon(source.run)
+        yield Stage(source, chain, publish=server.publish, cut=server.drop_connections)
+        nursery.cancel_scope.cancel()
+
+
+STAGES: dict[str, Callable[[], AbstractAsyncContextManager[Stage]]] = {"electrum": electrum_stage}
+
+
+@pytest.fixture(params=STAGES)
+async def stage(request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
+    """Each implementation in turn, on the same made-up chain."""
+    async with STAGES[request.param]() as stage:
+        yield stage
+
+
+class Reader:
+    """Reads updates one by one."""
+
+    def __init__(self, source: ChainSource) -> None:
+        self._updates = source.updates()
+        self.servers: set[str] = set()
+
+    async def next_of(self, kind: type[T]) -> T:
+        """Return the next update of a kind, and pass over others."""
+        with trio.fail_after(PATIENCE_S):
+            async for update in self._updates:
+                self.servers.add(update.server)
+                if isinstance(update, kind):
+                    return update
+        raise AssertionError("updates never end")
+
+    async def next_tip(self) -> TipChanged:
+        """Return the next tip."""
+        return await self.next_of(TipChanged)
+
+    async def next_change(self) -> ScriptHashChanged:
+        """Return the next history."""
+        return await self.next_of(ScriptHashChanged)
+
+
+@pytest.fixture
+def reader(stage: Stage) -> Reader:
+    """A reader of the source's updates."""
+    return Reader(stage.source)
+
+
+async def subscribed(source: ChainSource) -> None:
+    """Wait until every watch is subscribed."""
+    with trio.fail_after(PATIENCE_S):
+        while source.statistics().subscribed < source.statistics().total:
+            await trio.testing.wait_all_tasks_blocked(0.005)
+
+
+def shop_txid(stage: Stage) -> Txid:
+    """Return the shop's payment in block 3."""
+    return stage.chain.history(SHOP)[0].txid
+
+
+# --- updates -----------------------------------------------------------------------------------------------------
+
+
+async def test_tip_is_told_at_the_start_and_when_it_changes(stage: Stage, reader: Reader) -> None:
+    """The tip is told once at the start, and again for every block, with its height and 80 bytes."""
+    first = await reader.next_tip()
+    assert (first.height, first.raw_header) == (10, stage.chain.header_at(10))
+    stage.chain.mine()
+    await stage.publish()
+    second = await reader.next_tip()
+    assert (second.height, second.raw_header) == (11, stage.chain.header_at(11))
+
+
+async def test_reorg_is_told_as_a_tip(stage: Stage, reader: Reader) -> None:
+    """A reorg is told by the tip it leads to."""
+    await reader.next_tip()
+    stage.chain.reorg(3, blocks=4)
+    await stage.publish()
+    tip = await reader.next_tip()
+    assert (tip.height, tip.raw_header) == (11, stage.chain.header_at(11))
+
+
+async def test_history_that_differs_is_told(stage: Stage, reader: Reader) -> None:
+    """A watch whose status differs from the known one is told its history, which hashes to the status told."""
+    stage.source.watch(SHOP, None)
+    change = await reader.next_change()
+    assert change.scripthash == SHOP
+    assert change.history == stage.chain.history(SHOP)
+    assert change.status == status_of(change.history)
+
+
+async def test_known_status_is_quiet(stage: Stage, reader: Reader) -> None:
+    """A watch whose status is the known one is not told; the next thing told is a later payment."""
+    stage.source.watch(SHOP, stage.chain.status(SHOP))
+    stage.source.watch(OTHER, None)
+    await subscribed(stage.source)
+    stage.chain.pay(OTHER_SCRIPT, 1)
+    await stage.publish()
+    assert (await reader.next_change()).scripthash == OTHER
+
+
+async def test_unknown_is_told_even_when_empty(stage: Stage, reader: Reader) -> None:
+    """A script of which nothing is known yet is told also where its history is empty."""
+    stage.source.watch(OTHER, UNKNOWN)
+    change = await reader.next_change()
+    assert (change.scripthash, change.status, change.history) == (OTHER, None, ())
+
+
+async def test_every_stage_of_a_payment_is_told(stage: Stage, reader: Reader) -> None:
+    """Seen, confirmed and reverted: each is told as a history, once the one before has been absorbed."""
+    stage.source.watch(OTHER, None)
+    await subscribed(stage.source)
+    txid = stage.chain.pay(OTHER_SCRIPT, 5_000)
+    for happen, height in [(lambda: None, None), (stage.chain.mine, 11), (lambda: stage.chain.reorg(1), None)]:
+        happen()
+        await stage.publish()
+        change = await reader.next_change()
+        assert [(entry.txid, entry.height) for entry in change.history] == [(txid, height)]
+        stage.source.watch(OTHER, change.status)
+
+
+@pytest.mark.slow
+async def test_watch_survives_a_cut(stage: Stage, reader: Reader) -> None:
+    """After the link was cut its loss is told, and what happened meanwhile is told once it is back."""
+    stage.source.watch(OTHER, None)
+    await subscribed(stage.source)
+    await stage.cut()
+    stage.chain.pay(OTHER_SCRIPT, 1)
+    await reader.next_of(SourceLost)
+    change = await reader.next_change()
+    assert change.history == stage.chain.history(OTHER)
+
+
+async def test_unwatched_script_is_forgotten(stage: Stage, reader: Reader) -> None:
+    """An unwatched script is told no more and counts no more."""
+    for scripthash in (SHOP, OTHER):
+        stage.source.watch(scripthash, stage.chain.status(scripthash))
+    await subscribed(stage.source)
+    stage.source.unwatch(SHOP)
+    assert stage.source.statistics().total == 1
+    stage.chain.pay(SHOP_SCRIPT, 1)
+    stage.chain.pay(OTHER_SCRIPT, 1)
+    await stage.publish()
+    assert (await reader.next_change()).scripthash == OTHER
+
+
+async def test_recheck_tells_what_is_known(stage: Stage, reader: Reader) -> None:
+    """A recheck tells a history again whose status has not changed; one of an unwatched script does nothing."""
+    stage.source.watch(SHOP, stage.chain.status(SHOP))
+    await subscribed(stage.source)
+    stage.source.recheck(OTHER, after_s=0.0)
+    stage.source.recheck(SHOP, after_s=0.0)
+    change = await reader.next_change()
+    assert (change.scripthash, change.history) == (SHOP, stage.chain.history(SHOP))
+    assert stage.source.statistics().total == 1
+
+
+async def test_watching_again_is_no_second_watch(stage: Stage) -> None:
+    """Watching and unwatching are idempotent."""
+    for _ in range(3):
+        stage.source.watch(SHOP, stage.chain.status(SHOP))
+    assert stage.source.statistics().total == 1
+    for _ in range(2):
+        stage.source.unwatch(SHOP)
+    assert stage.source.statistics().total == 0
+
+
+async def test_many_watches_at_once(stage: Stage) -> None:
+    """Thousands of watches registered at once are all subscribed, and leave no gap."""
+    for number in range(2000):
+        stage.source.watch(scripthash_of(forge.made_up_script(f"customer {number}")), None)
+    await subscribed(stage.source)
+    statistics = stage.source.statistics()
+    assert (statistics.total, statistics.subscribed, statistics.quarantined) == (2000, 2000, 0)
+    assert statistics.oldest_gap_s == 0.0
+
+
+# --- evidence ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("start", "count", "last"), [(0, 1, 0), (1, 10, 10), (4, 3, 6), (9, 100, 10), (11, 5, 10)], ids=str
+)
+async def test_headers_are_consecutive(stage: Stage, start: int, count: int, last: int) -> None:
+    """Headers come consecutively from the height asked for, fewer at the tip, and none beyond it."""
+    headers = await stage.source.fetch_headers(start, count)
+    assert headers == [stage.chain.header_at(height) for height in range(start, last + 1)]
+
+
+@pytest.mark.slow
+async def test_long_runs_of_headers_come_whole(stage: Stage) -> None:
+    """More headers than one answer of a server holds come all the same."""
+    stage.chain.mine(2500)
+    headers = await stage.source.fetch_headers(1, 2400)
+    assert headers == stage.chain.headers_from(1, 2400)
+
+
+async def test_transaction_is_raw_bytes(stage: Stage) -> None:
+    """A transaction comes as the bytes that hash to its txid, witnesses included."""
+    txid = shop_txid(stage)
+    raw = await stage.source.fetch_transaction(txid)
+    assert raw == stage.chain.transaction(txid)
+    assert parse_transaction(raw).txid == txid
+
+
+async def test_branch_leads_to_the_root(stage: Stage) -> None:
+    """A branch for the height claimed leads from the txid to the root of that block."""
+    txid = shop_txid(stage)
+    branch = await stage.source.fetch_merkle_branch(txid, 3)
+    root = merkle_root_of(txid, branch.siblings, branch.position)
+    assert root == parse_header(stage.chain.header_at(3)).merkle_root
+
+
+async def test_unknown_transaction_is_refused(stage: Stage) -> None:
+    """What nobody knows is refused with a code; the source goes on."""
+    with pytest.raises(SourceRefusedError):
+        await stage.source.fetch_transaction(Txid(bytes(32)))
+    with pytest.raises(SourceRefusedError):
+        await stage.source.fetch_merkle_branch(shop_txid(stage), 4)
+    assert await stage.source.fetch_headers(1, 1) == [stage.chain.header_at(1)]
+
+
+async def test_avoided_server_is_not_asked(stage: Stage, reader: Reader) -> None:
+    """A server to be avoided is not asked: where there is no other, nobody is."""
+    avoid = {(await reader.next_tip()).server}
+    for fetch in (
+        stage.source.fetch_headers(1, 1, avoid=avoid),
+        stage.source.fetch_transaction(shop_txid(stage), avoid=avoid),
+        stage.source.fetch_merkle_branch(shop_txid(stage), 3, avoid=avoid),
+    ):
+        with pytest.raises(SourceUnavailableError):
+            await fetch
+
+
+async def test_headers_of_a_server_that_is_gone_are_unavailable(stage: Stage) -> None:
+    """Headers are asked of the server that is named, or of nobody: another's would prove nothing about it."""
+    with pytest.raises(SourceUnavailableError):
+        await stage.source.fetch_headers(1, 1, server="electrum.example:50002:s")
+
+
+# --- servers -----------------------------------------------------------------------------------------------------
+
+
+async def test_every_update_names_a_known_server(stage: Stage, reader: Reader) -> None:
+    """The servers that updates name are those that ``servers`` lists, with their tip."""
+    stage.source.watch(SHOP, None)
+    await reader.next_change()
+    states = {state.name: state for state in stage.source.servers()}
+    assert reader.servers <= states.keys()
+    (state,) = states.values()
+    assert (state.verdict, state.tip_height) == ("connected", 10)
+
+
+async def test_reported_server_is_dropped(stage: Stage, reader: Reader) -> None:
+    """A server that was caught is dropped at once and named as misbehaved."""
+    tip = await reader.next_tip()
+    stage.source.report(tip.server, "header: no work", tip.raw_header)
+    lost = await reader.next_of(SourceLost)
+    assert lost.server == tip.server
+    await trio.testing.wait_all_tasks_blocked(0.005)
+    (state,) = stage.source.servers()
+    assert (state.verdict, state.reason) == ("misbehaved", "header: no work")
+
+
+async def test_statistics_without_a_server_show_the_gap(stage: Stage, reader: Reader) -> None:
+    """While a server is gone nothing counts as subscribed."""
+    tip = await reader.next_tip()
+    stage.source.watch(SHOP, stage.chain.status(SHOP))
+    await subscribed(stage.source)
+    stage.source.report(tip.server, "lied")
+    await reader.next_of(SourceLost)
+    statistics = stage.source.statistics()
+    assert (statistics.total, statistics.subscribed) == (1, 0)
+    assert statistics.oldest_gap_s >= 0.0

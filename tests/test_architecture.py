@@ -1,0 +1,372 @@
+"""The laws of ARCHITECTURE that a machine can check: who imports whom, how large things are, and what has words."""
+
+import ast
+import functools
+import subprocess
+import sys
+import tokenize
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "lightipn"
+TESTS = ROOT / "tests"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+TEST_MODULES = sorted(TESTS.rglob("*.py"))
+MAX_MODULE_LINES = 500
+MAX_FUNCTION_LINES = 60
+PURE_ROOMS = ("bitcoin", "chain", "ledger", "outbox")
+IMPURE = {
+    "trio",
+    "httpx",
+    "httpcore",
+    "sqlite3",
+    "sqlite_utils",
+    "logging",
+    "structlog",
+    "time",
+    "random",
+    "socket",
+    "starlette",
+}
+TOP_LEVEL = {
+    "README.md",
+    "config.example.toml",
+    "pyproject.toml",
+    "Dockerfile",
+    "LICENSE",
+    "lightipn",
+    "tests",
+}
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def name_of(file: Path) -> str:
+    """Return a file as its path below the root."""
+    return file.relative_to(ROOT).as_posix()
+
+
+@functools.cache
+def tree_of(file: Path) -> ast.Module:
+    """Parse a module."""
+    return ast.parse(file.read_text("utf-8"), str(file))
+
+
+@functools.cache
+def imports_of(file: Path) -> frozenset[str]:
+    """Return the dotted names of everything a module imports, wherever in it; ``from a import b`` gives ``a.b``."""
+    found: set[str] = set()
+    for node in ast.walk(tree_of(file)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name_of(file)} imports relatively"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(found)
+
+
+def importers_of(*names: str) -> set[str]:
+    """Return the modules of the package that import something by one of these names, or below it."""
+    prefixes = tuple(f"{name}." for name in names)
+    return {name_of(file) for file in MODULES if any(f"{found}.".startswith(prefixes) for found in imports_of(file))}
+
+
+def within(*rooms: str) -> set[str]:
+    """Return the modules of these rooms, or files, of the package."""
+    return {
+        name_of(file)
+        for file in MODULES
+        if any(file == PACKAGE / room or PACKAGE / room in file.parents for room in rooms)
+    }
+
+
+@functools.cache
+def tokens_of(file: Path) -> tuple[tokenize.TokenInfo, ...]:
+    """Split a module into its tokens."""
+    with file.open("rb") as stream:
+        return tuple(tokenize.tokenize(stream.readline))
+
+
+def code_of(file: Path) -> str:
+    """Return a module's code without comments and texts, one token after the other."""
+    left_out = (tokenize.COMMENT, tokenize.STRING, tokenize.ENCODING, tokenize.NL, tokenize.NEWLINE)
+    return " ".join(token.string for token in tokens_of(file) if token.type not in left_out)
+
+
+def test_tests_look_at_the_real_package() -> None:
+    """The checks below see the package, so none of them passes for want of something to check."""
+    assert len(MODULES) > 60
+    assert len(TEST_MODULES) > 40
+    assert importers_of("trio") > {"lightipn/app.py", "lightipn/service.py"}
+
+
+# --- who imports whom --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_import_contracts_are_kept() -> None:
+    """Every contract in pyproject.toml holds: left may import right, never the reverse."""
+    program = "import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--no-cache"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 broken" in done.stdout
+
+
+def pure_modules() -> list[Path]:
+    """Return the modules that decide and do nothing else."""
+    rooms = [file for file in MODULES if file.relative_to(PACKAGE).parts[0] in PURE_ROOMS]
+    dialects = [file for file in MODULES if "dialects" in file.parts and file.name in ("policy.py", "wire.py")]
+    return rooms + dialects
+
+
+@pytest.mark.parametrize("file", pure_modules(), ids=name_of)
+def test_deciding_is_pure(file: Path) -> None:
+    """A pure module imports no event loop, no clock, no randomness, no I/O and no log."""
+    assert not {found.partition(".")[0] for found in imports_of(file)} & IMPURE
+
+
+@pytest.mark.parametrize("file", pure_modules(), ids=name_of)
+def test_pure_modules_are_synchronous_and_open_nothing(file: Path) -> None:
+    """A pure module has no ``async``, but for the interface that backends implement, and opens no file."""
+    is_interface = file == PACKAGE / "chain" / "source.py"
+    assert is_interface or not [node for node in functions_of(file) if isinstance(node, ast.AsyncFunctionDef)]
+    assert not [node for node in ast.walk(tree_of(file)) if isinstance(node, ast.Await)]
+    calls = [node.func for node in ast.walk(tree_of(file)) if isinstance(node, ast.Call)]
+    assert not [call for call in calls if isinstance(call, ast.Name) and call.id in ("open", "print", "input")]
+
+
+def test_source_cannot_name_the_verifier() -> None:
+    """``electrum`` sees of ``chain`` the interface and the histories alone."""
+    seen = {
+        ".".join(found.split(".")[:3])
+        for file in sorted((PACKAGE / "electrum").rglob("*.py"))
+        for found in imports_of(file)
+        if found.startswith("lightipn.chain")
+    }
+    assert seen == {"lightipn.chain.source", "lightipn.chain.history"}
+
+
+def test_routes_ask_the_service() -> None:
+    """``api`` and the dialects' routes never reach past the service into the store."""
+    routes = {name for name in within("dialects") if name.endswith("routes.py")}
+    assert routes
+    assert not importers_of("lightipn.store") & (within("api") | routes)
+
+
+def test_api_names_no_dialect() -> None:
+    """The frame stands for every dialect, so it knows none; and no dialect knows another."""
+    assert not importers_of("lightipn.dialects") & within("api", "delivery", "tracker", "electrum", "simulator", "store")
+    for folder in (PACKAGE / "dialects").iterdir():
+        if folder.is_dir() and folder.name != "__pycache__":
+            known = {
+                found.split(".")[2]
+                for file in folder.rglob("*.py")
+                for found in imports_of(file)
+                if found.startswith("lightipn.dialects.")
+            }
+            assert known <= {folder.name}
+
+
+def test_rooms_receive_plain_values() -> None:
+    """Only ``app``, ``cli`` and ``received`` import the configuration."""
+    allowed = within("cli") | {"lightipn/app.py", "lightipn/received.py"}
+    importers = importers_of("lightipn.config")
+    assert importers <= allowed
+    assert "lightipn/app.py" in importers
+
+
+# --- seams -------------------------------------------------------------------------------------------------------
+
+
+def test_only_the_store_knows_sql() -> None:
+    """``sqlite`` is a word of ``store`` alone; nobody else prepares a statement."""
+    assert importers_of("sqlite3", "sqlite_utils") <= within("store")
+    users = {name_of(file) for file in MODULES if "sqlite" in code_of(file).lower()}
+    assert users <= within("store")
+    assert users
+
+
+def test_only_sender_and_guard_know_httpx() -> None:
+    """What goes out over HTTP goes through one door."""
+    users = {name_of(file) for file in MODULES if "httpx" in code_of(file) or "httpcore" in code_of(file)}
+    assert users == {"lightipn/delivery/sender.py", "lightipn/delivery/guard.py"}
+    assert importers_of("httpx", "httpcore") == users
+
+
+def test_byte_order_has_one_home() -> None:
+    """Only ``bitcoin/hashes`` turns a hash around."""
+    users = {name_of(file) for file in MODULES if "[ : : - 1 ]" in code_of(file)}
+    assert users == {"lightipn/bitcoin/hashes.py"}
+
+
+def test_electrums_word_for_a_txid_stays_at_the_wire() -> None:
+    """``tx_hash`` is Electrum's key; inside it is ``txid``."""
+    users = {name_of(file) for file in MODULES if "tx_hash" in file.read_text("utf-8")}
+    assert users <= within("electrum", "simulator")
+
+
+def test_exceptions_are_caught_by_name() -> None:
+    """``except Exception`` stands in two files, and ``trio.Cancelled`` is never caught."""
+    broad: set[str] = set()
+    for file in MODULES:
+        for node in ast.walk(tree_of(file)):
+            if not isinstance(node, ast.ExceptHandler):
+                continue
+            caught = "BaseException" if node.type is None else ast.unparse(node.type)
+            assert "Cancelled" not in caught, name_of(file)
+            reraises = any(isinstance(inner, ast.Raise) for inner in ast.walk(node))
+            if caught == "Exception" or (caught == "BaseException" and not reraises):
+                broad.add(name_of(file))
+    assert broad <= {"lightipn/app.py", "lightipn/store/database.py"}
+
+
+# --- sizes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", MODULES, ids=name_of)
+def test_modules_are_short(file: Path) -> None:
+    """No module has more than 500 lines."""
+    assert len(file.read_text("utf-8").splitlines()) <= MAX_MODULE_LINES
+
+
+def functions_of(file: Path) -> Iterator[Function]:
+    """Yield every function and method of a module."""
+    for node in ast.walk(tree_of(file)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def test_functions_are_short() -> None:
+    """No function has more than 60 lines; there are no exceptions."""
+    lengths = {
+        f"{name_of(file)}:{node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for file in MODULES
+        for node in functions_of(file)
+    }
+    assert len(lengths) > 300
+    assert {name: length for name, length in lengths.items() if length > MAX_FUNCTION_LINES} == {}
+
+
+def test_no_module_is_called_after_nothing() -> None:
+    """A module's name says what it is about; there are no leading underscores."""
+    names = {file.stem for file in MODULES}
+    assert not names & {"utils", "helpers", "common", "manager", "base", "misc"}
+    assert not {name for name in names if name.startswith("_") and name not in ("__init__", "__main__")}
+
+
+def test_rooms_re_export_nothing() -> None:
+    """A room's ``__init__`` holds a docstring and no code; the package's own offers two functions."""
+    for file in MODULES:
+        if file.name == "__init__.py" and file.parent != PACKAGE:
+            assert len(tree_of(file).body) == 1, name_of(file)
+            assert 3 <= len((ast.get_docstring(tree_of(file)) or "").splitlines()) <= 10, name_of(file)
+
+
+# --- words -------------------------------------------------------------------------------------------------------
+
+
+def undocumented_in(tree: ast.Module) -> Iterator[str]:
+    """Yield the public functions, classes and methods without a docstring."""
+
+    def look(node: ast.Module | ast.ClassDef, prefix: str) -> Iterator[str]:
+        for child in node.body:
+            if not isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            is_setter = any(ast.unparse(decorator).endswith(".setter") for decorator in child.decorator_list)
+            if child.name.startswith("_") or is_setter:  # a property is described where it is read
+                continue
+            if not ast.get_docstring(child):
+                yield prefix + child.name
+            if isinstance(child, ast.ClassDef):
+                yield from look(child, f"{prefix}{child.name}.")
+
+    yield from look(tree, "")
+
+
+@pytest.mark.parametrize("file", MODULES, ids=name_of)
+def test_everything_public_has_a_docstring(file: Path) -> None:
+    """Every module, and every public class, function and method in it, says what it is for."""
+    tree = tree_of(file)
+    assert ast.get_docstring(tree)
+    assert list(undocumented_in(tree)) == []
+
+
+@pytest.mark.parametrize("file", [file for file in TEST_MODULES if file.name.startswith("test_")], ids=name_of)
+def test_every_test_has_a_docstring(file: Path) -> None:
+    """A test's docstring is the rule it proves, in one sentence with a full stop."""
+    tree = tree_of(file)
+    assert ast.get_docstring(tree)
+    tests = [node for node in functions_of(file) if node.name.startswith("test_")]
+    for test in tests:
+        first_words = (ast.get_docstring(test) or "").partition("\n\n")[0]
+        assert first_words, test.name
+        assert first_words.endswith((".", '"')), test.name
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name.startswith("Test")]
+    assert all(ast.get_docstring(node) for node in classes)
+    assert tests or classes
+
+
+def test_fakes_and_no_mocks() -> None:
+    """No test replaces a part by a mock."""
+    users = {
+        name_of(file)
+        for file in TEST_MODULES
+        if any(found.startswith(("unittest.mock", "mock.", "pytest_mock")) for found in imports_of(file))
+    }
+    assert users == set()
+    assert not [name_of(file) for file in TEST_MODULES if "mocker" in code_of(file).split()]
+
+
+def test_tests_do_not_sleep_in_threads() -> None:
+    """``time.sleep`` stands in no test: waiting is for a condition, with a deadline."""
+    users = {
+        name_of(file)
+        for file in TEST_MODULES
+        for node in ast.walk(tree_of(file))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("time.sleep", "asyncio.sleep")
+    }
+    assert users <= {name for name in map(name_of, TEST_MODULES) if name.startswith(("tests/regtest", "tests/bench"))}
+
+
+@pytest.mark.parametrize(
+    ("words", "is_wrong"),
+    [
+        ("todo", lambda comment: "todo" in comment.lower() or "fixme" in comment.lower()),
+        ("bare noqa", lambda comment: "noqa" in comment and "noqa:" not in comment),
+        ("bare type-ignore", lambda comment: "type: ignore" in comment and "type: ignore[" not in comment),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_comments_promise_nothing_and_name_their_codes(words: str, is_wrong: Callable[[str], bool]) -> None:
+    """No comment is a promise, and every exception from a checker names its code."""
+    found = []
+    for file in MODULES + TEST_MODULES:
+        comments = [token.string for token in tokens_of(file) if token.type == tokenize.COMMENT]
+        found += [f"{name_of(file)}: {comment}" for comment in comments if is_wrong(comment)]
+    assert found == []
+
+
+# --- the top level -----------------------------------------------------------------------------------------------
+
+
+def test_top_level_holds_what_it_may() -> None:
+    """Beside the package, the tests and dotfiles only a few well-known files are in the repository."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("this is no git checkout")
+    names = {line.partition("/")[0] for line in listed.stdout.splitlines()}
+    assert {name for name in names if not name.startswith(".")} <= TOP_LEVEL
+    assert {"lightipn", "tests", "pyproject.toml"} <= names
+
+
+def test_every_dependency_says_what_it_is_for() -> None:
+    """Each dependency in pyproject.toml carries a sentence on its line."""
+    lines = (ROOT / "pyproject.toml").read_text("utf-8").splitlines()
+    start = lines.index("dependencies = [")
+    listed = lines[start + 1 : lines.index("]", start)]
+    assert len(listed) > 5
+    assert [line for line in listed if "#" not in line] == []

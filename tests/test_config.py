@@ -1,0 +1,405 @@
+"""Configuration: defaults, file, environment, and every problem named with its key."""
+
+import ipaddress
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from lightipn.bitcoin.network import MAINNET, REGTEST, TESTNET4
+from lightipn.config import (
+    KEYS,
+    ApiConfig,
+    Config,
+    DeliveryConfig,
+    ElectrumConfig,
+    IpnConfig,
+    LogConfig,
+    example_text,
+    load_config,
+)
+from lightipn.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+TPUB = (
+    "tpubDC5FSnBiZDMmhiuCmWAYsLwgLYrrT9rAqvTySfuCCrgsWz8wxMXUS9Tb9iVMvcRbvFcAHGkMD5Kx8koh4GquNGNTfohfk7pgjhaPCdXpoba"
+)
+DEFAULTS = Config(
+    network=MAINNET,
+    backend="electrum",
+    database=Path("lightipn.db"),
+    api=ApiConfig(bind="127.0.0.1:8080", public_url="", anonymous=()),
+    electrum=ElectrumConfig(servers=(), sweep_interval_s=600.0),
+    delivery=DeliveryConfig(timeout_s=15.0, max_in_flight=64, max_in_flight_per_host=8, allow_networks=()),
+    ipn=IpnConfig(xpub="", auth_token="", confirmations=3, max_retry_interval_s=3600.0),
+    log=LogConfig(level="info", format="auto"),
+)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def load(text: str = "", **environment: str) -> Config:
+    """Load a file with this text, under this environment."""
+    file = Path("shop.toml")
+    file.write_text(text, "utf-8")
+    return load_config(file, environment)
+
+
+def problems_of(text: str = "", **environment: str) -> list[str]:
+    """Return what is wrong with a file and an environment."""
+    with pytest.raises(ConfigError) as caught:
+        load(text, **environment)
+    assert str(caught.value) == "; ".join(caught.value.problems)
+    return list(caught.value.problems)
+
+
+# --- defaults and the example ------------------------------------------------------------------------------------
+
+
+def test_every_key_has_its_default() -> None:
+    """Without a file and without an environment everything is as the README says."""
+    assert load_config(None, {}) == DEFAULTS
+    assert load("") == DEFAULTS
+
+
+def test_example_is_the_defaults() -> None:
+    """The example that ``lightipn init`` writes means the same as no file at all."""
+    assert load(example_text()) == DEFAULTS
+
+
+def test_example_lists_every_key_once_with_a_comment() -> None:
+    """Each key stands in the example in its section, below a comment that says what it means."""
+    lines = example_text().splitlines()
+    for key in KEYS:
+        section_at = lines.index(f"[{key.section}]") if key.section else 0
+        here = [
+            number
+            for number, line in enumerate(lines)
+            if number > section_at and line.removeprefix("# ").startswith(f"{key.name} = ")
+        ]
+        assert here, key.path
+        assert lines[here[0] - 1].startswith("# ")
+        between = lines[section_at + 1 : here[0]]
+        assert not any(line.startswith("[") for line in between)
+
+
+def test_what_the_example_shows_is_a_good_value() -> None:
+    """A key that the example shows commented out may be uncommented."""
+    shown = {key.path: tomllib.loads(f"x = {key.shown}")["x"] for key in KEYS if key.shown}
+    assert set(shown) == {
+        "api.public_url",
+        "delivery.allow_networks",
+        "dialects.ipn.xpub",
+        "dialects.ipn.auth_token_file",
+    }
+    text = f'[api]\npublic_url = "{shown["api.public_url"]}"\n[delivery]\nallow_networks = {shown["delivery.allow_networks"]}'
+    assert load(text).api.public_url == "https://ipn.example.com"
+
+
+def test_shipped_example_is_the_generated_one() -> None:
+    """``config.example.toml`` is what the program itself writes, to the letter."""
+    assert (ROOT / "config.example.toml").read_text("utf-8") == example_text()
+
+
+# --- the file ----------------------------------------------------------------------------------------------------
+
+CHANGES = {
+    "network": ('"testnet4"', "testnet4", TESTNET4),
+    "backend": ('"electrum"', "electrum", "electrum"),
+    "database": ('"/var/lib/lightipn/shop.db"', "/var/lib/lightipn/shop.db", Path("/var/lib/lightipn/shop.db")),
+    "api.bind": ('"[::1]:9090"', "[::1]:9090", "[::1]:9090"),
+    "api.public_url": ('"https://ipn.example.com/"', "https://ipn.example.com/", "https://ipn.example.com"),
+    "api.anonymous": ('["ipn"]', "ipn", ("ipn",)),
+    "electrum.servers": (
+        '["ssl://a.example:50002", "b.example:50001:t"]',
+        "ssl://a.example:50002, b.example:50001:t",
+        ("ssl://a.example:50002", "b.example:50001:t"),
+    ),
+    "electrum.sweep_interval_s": ("10.5", "10.5", 10.5),
+    "delivery.timeout_s": ("0.1", "0.1", 0.1),
+    "delivery.max_in_flight": ("1000", "1000", 1000),
+    "delivery.max_in_flight_per_host": ("1", "1", 1),
+    "delivery.allow_networks": (
+        '["127.0.0.1/32", "fd00::/8"]',
+        "127.0.0.1/32,fd00::/8",
+        (ipaddress.ip_network("127.0.0.1/32"), ipaddress.ip_network("fd00::/8")),
+    ),
+    "dialects.ipn.xpub": (f'"{TPUB}"', TPUB, TPUB),
+    "dialects.ipn.auth_token_file": ('"token.txt"', "token.txt", "s3cret"),
+    "dialects.ipn.confirmations": ("6", "6", 6),
+    "dialects.ipn.max_retry_interval_s": ("60", "60", 60.0),
+    "log.level": ('"debug"', "debug", "debug"),
+    "log.format": ('"json"', "json", "json"),
+}
+
+
+def value_in(config: Config, path: str) -> object:
+    """Return what a configuration has for a key."""
+    section, _, name = path.rpartition(".")
+    if not section:
+        return getattr(config, name)
+    part = getattr(config, section.removeprefix("dialects."))
+    return getattr(part, {"auth_token_file": "auth_token"}.get(name, name))
+
+
+def text_of(path: str, value: str) -> str:
+    """Write a file with one key, and the network that the keys of these tests belong to."""
+    section, _, name = path.rpartition(".")
+    network = "" if path == "network" else 'network = "regtest"\n'
+    return network + (f"[{section}]\n" if section else "") + f"{name} = {value}\n"
+
+
+def test_tests_know_every_key() -> None:
+    """A key that is added must be added to the tests."""
+    assert list(CHANGES) == [key.path for key in KEYS]
+
+
+@pytest.mark.parametrize("path", CHANGES)
+def test_file_changes_a_key(path: str) -> None:
+    """What the file says takes the default's place, and nothing else changes."""
+    Path("token.txt").write_text("s3cret\n")
+    written, _, expected = CHANGES[path]
+    config = load(text_of(path, written))
+    assert value_in(config, path) == expected
+    others = [key.path for key in KEYS if key.path not in (path, "network")]
+    assert [value_in(config, other) for other in others] == [value_in(DEFAULTS, other) for other in others]
+
+
+@pytest.mark.parametrize("path", CHANGES)
+def test_environment_overrides_a_key(path: str) -> None:
+    """What the environment says takes the file's place."""
+    Path("token.txt").write_text("s3cret\n")
+    _, text, expected = CHANGES[path]
+    variable = "LIGHTIPN_" + path.replace(".", "_").upper()
+    environment = {variable: text} | ({} if path == "network" else {"LIGHTIPN_NETWORK": "regtest"})
+    assert value_in(load("", **environment), path) == expected
+    wrong = {"network": '"signet"', "database": '"other.db"'}.get(path)
+    if wrong:
+        assert value_in(load(text_of(path, wrong), **environment), path) == expected
+
+
+@pytest.mark.parametrize("path", CHANGES)
+@pytest.mark.parametrize("value", ["{ a = 1 }", "1979-05-27", "[[1]]", "true", "nan", "-1"])
+def test_wrong_type_is_named_with_its_key(path: str, value: str) -> None:
+    """A value of the wrong type is one problem, with the key's path."""
+    (problem,) = problems_of(text_of(path, value))
+    assert path in problem
+
+
+RANGES = [
+    ("network", '"mainnet2"'),
+    ("backend", '"bitcoind"'),
+    ("database", '""'),
+    ("api.bind", '"8080"'),
+    ("api.bind", '"shop.example:80"'),
+    ("api.bind", '"127.0.0.1:65536"'),
+    ("api.public_url", '"ftp://x"'),
+    ("api.public_url", '"https://"'),
+    ("api.public_url", '"http://[::1"'),
+    ("api.anonymous", '["callback"]'),
+    ("electrum.servers", '["a.example"]'),
+    ("electrum.servers", '["ssl://a.example:0"]'),
+    ("electrum.servers", '["http://a.example:80"]'),
+    ("electrum.sweep_interval_s", "9.9"),
+    ("electrum.sweep_interval_s", "86401"),
+    ("electrum.sweep_interval_s", "inf"),
+    ("delivery.timeout_s", "0"),
+    ("delivery.timeout_s", "301"),
+    ("delivery.timeout_s", '"soon"'),
+    ("delivery.max_in_flight", "0"),
+    ("delivery.max_in_flight", "1001"),
+    ("delivery.max_in_flight", "1.5"),
+    ("delivery.max_in_flight_per_host", "0"),
+    ("delivery.allow_networks", '["10.0.0.1/8"]'),
+    ("delivery.allow_networks", '["shop.example"]'),
+    ("dialects.ipn.xpub", '"xpub"'),
+    ("dialects.ipn.auth_token_file", '"missing.txt"'),
+    ("dialects.ipn.auth_token_file", '"."'),
+    ("dialects.ipn.confirmations", "0"),
+    ("dialects.ipn.confirmations", "1001"),
+    ("dialects.ipn.max_retry_interval_s", "0.5"),
+    ("log.level", '"loud"'),
+    ("log.format", '"xml"'),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), RANGES)
+def test_wrong_value_is_named_with_its_key(path: str, value: str) -> None:
+    """A value out of its range is one problem, with the key's path and what was wanted."""
+    (problem,) = problems_of(text_of(path, value))
+    assert problem.startswith(f"{path}: ")
+    assert len(problem) > len(path) + 10
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('netwrk = "mainnet"', "netwrk: there is no such key"),
+        ("[api]\nbimd = 1", "api.bimd: there is no such key"),
+        ("[dialects.ipn]\nconfirms = 1", "dialects.ipn.confirms: there is no such key"),
+        ("[deliveries]\ntimeout_s = 1", "[deliveries]: there is no such section"),
+        ("[dialects.callback]\nretries = 1", "[dialects.callback]: there is no such section"),
+        ("[api.bind]\nx = 1", "[api.bind]: there is no such section"),
+        ("api = 1", "api: there is no such key"),
+        ("dialects = 1", "dialects: there is no such key"),
+        ("[dialects]\nipn = 1", "dialects.ipn: there is no such key"),
+        ("[[api]]\nbind = 1", "api: there is no such key"),
+    ],
+)
+def test_what_is_not_a_key_is_named(text: str, problem: str) -> None:
+    """A typing error in a key or a section is a problem, never ignored."""
+    assert problems_of(text) == [problem]
+
+
+def test_several_problems_are_named_at_once() -> None:
+    """Every problem of file and environment comes in one message, each with its key or variable."""
+    text = """
+        netwrk = "mainnet"
+        [api]
+        bind = "nowhere"
+        [delivery]
+        timeout_s = 0
+        max_in_flight = "many"
+        [servers]
+        list = []
+    """
+    found = problems_of(text, LIGHTIPN_LOG_LEVEL="loud", LIGHTIPN_NOTHING="1")
+    names = [problem.rpartition(": ")[0].partition(": ")[0] for problem in found]
+    assert sorted(names) == sorted(
+        [
+            "netwrk",
+            "[servers]",
+            "LIGHTIPN_NOTHING",
+            "api.bind",
+            "delivery.timeout_s",
+            "delivery.max_in_flight",
+            "LIGHTIPN_LOG_LEVEL",
+        ]
+    )
+
+
+def test_extended_key_must_fit_the_network() -> None:
+    """A key of another network is named, and never repeated."""
+    (problem,) = problems_of(f'[dialects.ipn]\nxpub = "{TPUB}"')
+    assert problem.startswith("dialects.ipn.xpub: ")
+    assert "mainnet" in problem
+    assert TPUB[:12] not in problem
+
+
+# --- the environment ---------------------------------------------------------------------------------------------
+
+
+def test_unknown_variable_is_a_problem() -> None:
+    """A variable with our prefix that names no key is a typing error."""
+    assert problems_of("", LIGHTIPN_API_BIMD="x") == ["LIGHTIPN_API_BIMD: there is no such key"]
+    assert problems_of("", LIGHTIPN_CONFIGS="x") == ["LIGHTIPN_CONFIGS: there is no such key"]
+    assert load("", HOME="/", LIGHTIPNX="1", lightipn_log="x") == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("LIGHTIPN_NETWORK", "Mainnet"),
+        ("LIGHTIPN_API_BIND", "x"),
+        ("LIGHTIPN_DELIVERY_TIMEOUT_S", "1.2.3"),
+        ("LIGHTIPN_DELIVERY_TIMEOUT_S", "nan"),
+        ("LIGHTIPN_DELIVERY_TIMEOUT_S", ""),
+        ("LIGHTIPN_DELIVERY_MAX_IN_FLIGHT", "-1"),
+        ("LIGHTIPN_DELIVERY_MAX_IN_FLIGHT", "1.0"),
+        ("LIGHTIPN_DELIVERY_MAX_IN_FLIGHT", "9" * 5000),
+        ("LIGHTIPN_DELIVERY_ALLOW_NETWORKS", "10.0.0.1/8"),
+        ("LIGHTIPN_ELECTRUM_SERVERS", "a.example"),
+        ("LIGHTIPN_API_ANONYMOUS", "ipn,callback"),
+        ("LIGHTIPN_DATABASE", ""),
+        ("LIGHTIPN_DATABASE", "~no-such-user/shop.db"),
+        ("LIGHTIPN_DIALECTS_IPN_AUTH_TOKEN_FILE", "~no-such-user/token"),
+    ],
+)
+def test_wrong_value_in_the_environment_is_named_by_its_variable(variable: str, text: str) -> None:
+    """The operator is told the variable that is wrong, not a key that does not stand in the file."""
+    (problem,) = problems_of("", **{variable: text})
+    assert problem.startswith(f"{variable}: ")
+
+
+def test_empty_list_in_the_environment_is_empty() -> None:
+    """An empty variable of a list overrides the file with nothing."""
+    config = load('[api]\nanonymous = ["ipn"]', LIGHTIPN_API_ANONYMOUS="")
+    assert config.api.anonymous == ()
+
+
+def test_home_is_written_as_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
+    """File names may begin with the operator's home."""
+    monkeypatch.setenv("HOME", "/home/shop")
+    assert load('database = "~/lightipn.db"').database == Path("/home/shop/lightipn.db")
+
+
+# --- which file --------------------------------------------------------------------------------------------------
+
+
+def test_file_is_the_named_one_or_that_of_the_folder() -> None:
+    """An argument goes before LIGHTIPN_CONFIG, that before ``./lightipn.toml``, and that before the defaults."""
+    assert load_config(None, {}) == DEFAULTS
+    for name, level in (("lightipn.toml", "debug"), ("second.toml", "warning"), ("third.toml", "error")):
+        Path(name).write_text(f'[log]\nlevel = "{level}"')
+    assert load_config(None, {}).log.level == "debug"
+    assert load_config(None, {"LIGHTIPN_CONFIG": ""}).log.level == "debug"
+    assert load_config(None, {"LIGHTIPN_CONFIG": "second.toml"}).log.level == "warning"
+    assert load_config(Path("third.toml"), {"LIGHTIPN_CONFIG": "second.toml"}).log.level == "error"
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        pytest.param(b"network: mainnet", id="YAML"),
+        pytest.param(b"network = mainnet", id="no quotes"),
+        pytest.param(b"[api", id="open bracket"),
+        pytest.param(b'network = "mainnet"\nnetwork = "regtest"', id="twice"),
+        pytest.param(b"\xff\xfe\x00", id="bytes"),
+        pytest.param(b'x = "\x00"', id="NUL"),
+    ],
+)
+def test_file_that_is_no_toml_is_named(contents: bytes) -> None:
+    """A file of another kind is a problem with the file's name, and where it goes wrong."""
+    Path("shop.toml").write_bytes(contents)
+    with pytest.raises(ConfigError, match=r"^shop\.toml: is not TOML"):
+        load_config(Path("shop.toml"), {})
+
+
+def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """A missing file, or a folder in its place, is a problem with its name."""
+    with pytest.raises(ConfigError, match=r"^missing\.toml: cannot be read \(No such file"):
+        load_config(Path("missing.toml"), {})
+    with pytest.raises(ConfigError, match=r"cannot be read \(Is a directory\)"):
+        load_config(tmp_path, {})
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(None, {"LIGHTIPN_CONFIG": "missing.toml"})
+
+
+# --- secrets -----------------------------------------------------------------------------------------------------
+
+
+def test_secret_comes_from_its_file_and_is_not_shown() -> None:
+    """The token is the file's line without its end, and no representation of the configuration holds it."""
+    Path("token.txt").write_text(" s3cret-token \n")
+    config = load('[dialects.ipn]\nauth_token_file = "token.txt"')
+    assert config.ipn.auth_token == "s3cret-token"
+    assert "s3cret" not in repr(config)
+
+
+@pytest.mark.parametrize("contents", [b"", b"\n", b"two\nlines", b"tab\tbed", "schlüssel".encode(), b"nul\x00"])
+def test_secret_must_be_one_printable_line(contents: bytes) -> None:
+    """A token that no header could carry is refused, and not repeated."""
+    Path("token.txt").write_bytes(contents)
+    (problem,) = problems_of('[dialects.ipn]\nauth_token_file = "token.txt"')
+    assert problem.startswith("dialects.ipn.auth_token_file: 'token.txt' holds ")
+    assert "lines" not in problem.replace("single line", "")
+
+
+def test_regtest_is_a_network() -> None:
+    """The network's name becomes the network itself."""
+    assert load('network = "regtest"').network is REGTEST
