@@ -110,7 +110,12 @@ def test_import_contracts_are_kept() -> None:
     """Every contract in pyproject.toml holds: left may import right, never the reverse."""
     program = "import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())"
     done = subprocess.run(
-        [sys.executable, "-c", program, "--no-cache"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", program, "--no-cache"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 broken" in done.stdout
@@ -159,7 +164,9 @@ def test_routes_ask_the_service() -> None:
 
 def test_api_names_no_dialect() -> None:
     """The frame stands for every dialect, so it knows none; and no dialect knows another."""
-    assert not importers_of("lightipn.dialects") & within("api", "delivery", "tracker", "electrum", "simulator", "store")
+    assert not importers_of("lightipn.dialects") & within(
+        "api", "delivery", "tracker", "electrum", "simulator", "store"
+    )
     for folder in (PACKAGE / "dialects").iterdir():
         if folder.is_dir() and folder.name != "__pycache__":
             known = {

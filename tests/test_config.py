@@ -21,9 +21,7 @@ from lightipn.config import (
 from lightipn.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
-TPUB = (
-    "tpubDC5FSnBiZDMmhiuCmWAYsLwgLYrrT9rAqvTySfuCCrgsWz8wxMXUS9Tb9iVMvcRbvFcAHGkMD5Kx8koh4GquNGNTfohfk7pgjhaPCdXpoba"
-)
+TPUB = "tpubDC5FSnBiZDMmhiuCmWAYsLwgLYrrT9rAqvTySfuCCrgsWz8wxMXUS9Tb9iVMvcRbvFcAHGkMD5Kx8koh4GquNGNTfohfk7pgjhaPCdXpoba"
 DEFAULTS = Config(
     network=MAINNET,
     backend="electrum",
@@ -97,7 +95,8 @@ def test_what_the_example_shows_is_a_good_value() -> None:
         "dialects.ipn.xpub",
         "dialects.ipn.auth_token_file",
     }
-    text = f'[api]\npublic_url = "{shown["api.public_url"]}"\n[delivery]\nallow_networks = {shown["delivery.allow_networks"]}'
+    text = f'[api]\npublic_url = "{shown["api.public_url"]}"\n'
+    text += f"[delivery]\nallow_networks = {shown['delivery.allow_networks']}\n"
     assert load(text).api.public_url == "https://ipn.example.com"
 
 

@@ -12,7 +12,8 @@ from lightipn.log import configure_logging
 
 KEY = "lipn_Zm9vYmFyYmF6-_Zm9vYmFyYmF6Zm9vYmFyYmF6Zm9v"
 PRIVATE_KEYS = [
-    prefix + "prv9s21ZrQH143K3QTDL4LXw2F7HEK3wJUD2nW2nRk4stbPy6cq3jPPqjiChkVvvNKmPGJxWUtg6LnF5kejMRNNU3TGtRBeJgk33yuGBxrMPHi"
+    prefix
+    + "prv9s21ZrQH143K3QTDL4LXw2F7HEK3wJUD2nW2nRk4stbPy6cq3jPPqjiChkVvvNKmPGJxWUtg6LnF5kejMRNNU3TGtRBeJgk33yuGBxrMPHi"
     for prefix in ("x", "y", "z", "t", "u", "v", "Y", "Z")
 ]
 

@@ -22,9 +22,7 @@ from tests.builders import confirmed, entry_of
 from tests.store.rows import TIP, regtest_address
 
 LONGEST_WAIT_S = 10.0
-TPUB = (
-    "tpubDC5FSnBiZDMmhiuCmWAYsLwgLYrrT9rAqvTySfuCCrgsWz8wxMXUS9Tb9iVMvcRbvFcAHGkMD5Kx8koh4GquNGNTfohfk7pgjhaPCdXpoba"
-)
+TPUB = "tpubDC5FSnBiZDMmhiuCmWAYsLwgLYrrT9rAqvTySfuCCrgsWz8wxMXUS9Tb9iVMvcRbvFcAHGkMD5Kx8koh4GquNGNTfohfk7pgjhaPCdXpoba"
 
 
 @pytest.fixture
@@ -132,7 +130,7 @@ def test_unknown_address_needs_a_service(database: Path) -> None:
     with pytest.raises(RequestError, match="no lightipn service runs") as caught:
         lightipn.get_received(regtest_address(0).text)
     assert caught.value.code == "no-service"
-    write(database, lambda db: assert_empty(db))
+    write(database, assert_empty)
 
 
 def assert_empty(db: Database) -> None:

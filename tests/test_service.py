@@ -67,7 +67,9 @@ class Tools:
     async def wanted(self) -> list[str]:
         """Return the addresses that somebody looks up, and that were not worked in yet."""
         rows = await self.store.read(
-            lambda db: db.execute("SELECT address FROM script WHERE wanted_until > 0 AND absorbed_at IS NULL").fetchall()
+            lambda db: db.execute(
+                "SELECT address FROM script WHERE wanted_until > 0 AND absorbed_at IS NULL"
+            ).fetchall()
         )
         return sorted(row[0] for row in rows)
 
@@ -163,9 +165,7 @@ async def test_unknown_address_is_looked_up(tools: Tools, autojump_clock: MockCl
         assert tools.rung == ["watches"]
         await tools.settle(regtest_address(1))  # somebody else's history
         await tools.settle(regtest_address(0), entry_of(1, received_sat=7))
-    assert asking.answers == {
-        "a": (3.0, ReceivedTotals(confirmed_sat=0, unconfirmed_sat=7, changes_at_height=None))
-    }
+    assert asking.answers == {"a": (3.0, ReceivedTotals(confirmed_sat=0, unconfirmed_sat=7, changes_at_height=None))}
     assert await tools.service.received(regtest_address(0).text, confirmations=1) == asking.answers["a"][1]
     assert await tools.lookups_asked() == 1
 

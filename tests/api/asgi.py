@@ -65,7 +65,9 @@ async def call(
         await trio.lowlevel.checkpoint()
         if message["type"] == "http.response.start":
             status.append(message["status"])
-            found.update({name.decode("latin-1").lower(): value.decode("latin-1") for name, value in message["headers"]})
+            found.update(
+                {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in message["headers"]}
+            )
         else:
             answer.extend(message.get("body", b""))
 

@@ -20,7 +20,9 @@ from lightipn.service import Service
 from tests.api.asgi import FORM, JSON, Reply, call
 
 
-@pytest.mark.parametrize("path", ["/", "/nothing", "/echo/more", "/ECHO", "//echo", "/echo%00", "/\x00", "/ä", "/../echo"])
+@pytest.mark.parametrize(
+    "path", ["/", "/nothing", "/echo/more", "/ECHO", "//echo", "/echo%00", "/\x00", "/ä", "/../echo"]
+)
 async def test_unknown_path_is_404(app: ASGIApp, path: str) -> None:
     """A path that nobody answers is a JSON error, whatever the method."""
     for method in ("GET", "POST", "BREW"):
@@ -28,7 +30,9 @@ async def test_unknown_path_is_404(app: ASGIApp, path: str) -> None:
         assert (reply.status, reply.code) == (404, "unknown-path")
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "BREW", "get", "X" * 9000])
+@pytest.mark.parametrize(
+    "method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "BREW", "get", "X" * 9000]
+)
 async def test_wrong_method_is_405_with_allow(app: ASGIApp, method: str) -> None:
     """A method that a path does not take is refused with those it takes."""
     reply = await call(app, method, "/read")
@@ -79,7 +83,9 @@ NASTY_HEADERS = [
 ]
 parts = st.one_of(
     st.binary(max_size=40),
-    st.sampled_from([b"{", b"}", b'"a":', b"\xff", b"&", b"=", b"%", b"\x00", b"key=", b"n=", b"[", b"1e9", b"\\u0000"]),
+    st.sampled_from(
+        [b"{", b"}", b'"a":', b"\xff", b"&", b"=", b"%", b"\x00", b"key=", b"n=", b"[", b"1e9", b"\\u0000"]
+    ),
 )
 
 

@@ -204,7 +204,9 @@ def test_bind_is_address_and_port(text: str, expected: tuple[str, int]) -> None:
     assert parse_bind(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "8080", ":8080", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536", "shop:1", "127.0.0.1:-1"])
+@pytest.mark.parametrize(
+    "text", ["", "8080", ":8080", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536", "shop:1", "127.0.0.1:-1"]
+)
 def test_other_texts_are_no_bind(text: str) -> None:
     """Everything else is refused; names other than localhost are not looked up."""
     with pytest.raises(ValueError, match=r"ADDRESS:PORT|address"):

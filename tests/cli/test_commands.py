@@ -178,7 +178,9 @@ def test_reading_makes_no_database(run: Run, folder: Path, words: tuple[str, ...
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("words", [("status",), ("key", "create", "shop"), ("watch", "add", ADDRESS, "--url", URL)], ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [("status",), ("key", "create", "shop"), ("watch", "add", ADDRESS, "--url", URL)], ids=" ".join
+)
 def test_database_of_another_network_is_exit_code_2(
     run: Run, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:

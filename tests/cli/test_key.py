@@ -20,7 +20,10 @@ def test_keys_are_listed_without_their_secrets(run: Run) -> None:
     run("key", "create", "other")
     table, found = run("key", "list"), run("key", "list", "--json")
     assert (table.code, found.code) == (0, 0)
-    assert [(key["id"], key["name"], key["revoked_at"]) for key in found.json] == [(1, "shop", None), (2, "other", None)]
+    assert [(key["id"], key["name"], key["revoked_at"]) for key in found.json] == [
+        (1, "shop", None),
+        (2, "other", None),
+    ]
     for text in (table.out, found.out):
         assert secret not in text
         assert "shop" in text

@@ -15,7 +15,9 @@ DEMO_LIMIT_S = 15.0
 STOP_LIMIT_S = 5.0
 
 
-def lightipn(*arguments: str | bytes, folder: Path, stdout: int = subprocess.PIPE) -> subprocess.CompletedProcess[bytes]:
+def lightipn(
+    *arguments: str | bytes, folder: Path, stdout: int = subprocess.PIPE
+) -> subprocess.CompletedProcess[bytes]:
     """Run a command as a process of its own."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LIGHTIPN_")}
     return subprocess.run(

@@ -24,7 +24,7 @@ def import_of(run: Run, contents: bytes, *options: str) -> tuple[int, str, list[
     """Import a file; return exit code, what was printed, and what was reported."""
     Path("watch.csv").write_bytes(contents)
     done = run("watch", "import", "watch.csv", *options)
-    return done.code, done.out, done.err.splitlines()
+    return done.code, done.out, [line for line in done.err.splitlines() if line]
 
 
 def test_addresses_belong_to_a_network() -> None:
@@ -77,9 +77,9 @@ def test_watches_are_removed(run: Run) -> None:
 
 def test_good_file_is_imported(run: Run) -> None:
     """Each line is an address, a URL and perhaps a depth; comments and empty lines do not count."""
-    contents = f'# my shop\n{A},{URL}\n\n  {B} , "{URL}?a=1,2" , 6\n   # the end\n{C},{URL},1000'
+    contents = f'# my shop\n{A},{URL}\n\n  {B} , {URL} , 6\n   # the end\n"{C}","{URL}?a=1,2",1000'
     assert import_of(run, contents.encode()) == (0, "3 imported, 0 refused.\n", [])
-    assert watched() == [("operator", A, URL, 3), ("operator", B, f"{URL}?a=1,2", 6), ("operator", C, URL, 1000)]
+    assert watched() == [("operator", A, URL, 3), ("operator", B, URL, 6), ("operator", C, f"{URL}?a=1,2", 1000)]
 
 
 @pytest.mark.parametrize("owner", ["shop", "operator"])
@@ -108,7 +108,18 @@ def test_bad_lines_are_reported_by_number_and_the_rest_goes_in(run: Run) -> None
     ]
     code, out, reported = import_of(run, "\n".join(lines).encode())
     assert (code, out) == (1, "2 imported, 10 refused.\n")
-    assert sorted(int(line.split(":")[0].removeprefix("line ")) for line in reported) == [2, 3, 5, 6, 7, 8, 9, 10, 11, 12]
+    assert sorted(int(line.split(":")[0].removeprefix("line ")) for line in reported) == [
+        2,
+        3,
+        5,
+        6,
+        7,
+        8,
+        9,
+        10,
+        11,
+        12,
+    ]
     assert watched() == [("operator", A, URL, 3), ("operator", C, URL, 1)]
 
 
@@ -137,7 +148,7 @@ def test_long_file_is_imported_page_by_page(run: Run) -> None:
 
 @pytest.mark.parametrize(
     "depth",
-    ["-1", "1.5", "3 3", "0x3", "٣", HUGE := "9" * 5000, "0000000019999", "000000001" + HUGE],
+    ["-1", "1.5", "3 3", "0x3", "٣", "9" * 5000, "0000000019999", "000000001" + "9" * 5000],
     ids=["negative", "fraction", "two", "hex", "Arabic", "huge", "zeros before", "zeros before huge"],
 )
 def test_depth_out_of_range_is_refused(run: Run, depth: str) -> None:

@@ -5,6 +5,7 @@ thread works too.
 """
 
 import collections
+import itertools
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -251,7 +252,7 @@ async def test_week_of_retries(store: Store, autojump_clock: MockClock) -> None:
     async with running(dispatcher_of(store, sender)):
         await trio.sleep(WEEK_S)
         times = sender.times_of("shop")
-        pauses = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+        pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
         expected, pause = [], FIRST_RETRY_S
         while sum(expected) + pause <= WEEK_S:
             expected.append(pause)

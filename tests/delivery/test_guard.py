@@ -111,7 +111,7 @@ def test_operator_allows_networks(address: str, is_permitted: bool) -> None:
 def test_texts_that_are_no_networks_are_errors() -> None:
     """A network with host bits, or no network at all, is refused."""
     for text in ("10.0.0.1/8", "shop.example", ""):
-        with pytest.raises(ValueError, match="does not appear|host bits|address"):
+        with pytest.raises(ValueError, match=r"does not appear|host bits"):
             parse_networks([text])
 
 
@@ -123,10 +123,11 @@ def refusal_of(url: str, rules: AddressRules = NOTHING_ALLOWED) -> str:
     try:
         rules.check_url(url)
     except RequestError as error:
-        assert error.code == "bad-url"
-        assert error.status_hint == 400
-        return str(error)
-    return ""
+        refusal = error
+    else:
+        return ""
+    assert (refusal.code, refusal.status_hint) == ("bad-url", 400)
+    return str(refusal)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from lightipn.bitcoin.network import REGTEST
 from lightipn.chain.history import Status
 from lightipn.chain.source import ScriptHashChanged, SourceLost, TipChanged, Update, WatchStatistics
 from lightipn.electrum.pool import ServerPool
-from lightipn.electrum.source import REFUSED_HISTORY_PAUSE_S, ElectrumSource
+from lightipn.electrum.source import PUSH_OUT_PAUSES_S, REFUSED_HISTORY_PAUSE_S, ElectrumSource
 from lightipn.errors import SourceUnavailableError
 from lightipn.simulator import forge
 from lightipn.simulator.behaviour import Behaviour
@@ -280,18 +280,35 @@ async def test_tips_are_told(server: SimulatedServer, chain: SimulatedChain) -> 
     ]
 
 
-async def test_tip_of_an_electrumx_is_followed_by_a_push(server: SimulatedServer, chain: SimulatedChain) -> None:
-    """After a tip an ElectrumX is asked something long, so that a scripthash notice behind it is not held back."""
+@pytest.mark.slow
+async def test_tip_of_an_electrumx_is_followed_by_pushes(
+    server: SimulatedServer, chain: SimulatedChain, quick_clock: trio.testing.MockClock
+) -> None:
+    """After a tip an ElectrumX is asked for long answers, so that scripthash notices behind it are not held back."""
     server.behaviour = Behaviour(software="ElectrumX 1.20.0")
     async with reading([server]) as reader:
         await reader.wait_tip(12)
-        await settle(server, reader.source)
-        pings = server.calls["server.ping"]
+        await trio.sleep(5.0)
+        pings, headers = server.calls["server.ping"], server.calls["blockchain.block.headers"]
         chain.mine()
         await server.publish()
         await reader.wait_tip(13)
-        await settle(server, reader.source)
-        assert server.calls["server.ping"] == pings + 1
+        await trio.sleep(5.0)
+        assert server.calls["server.ping"] == pings + len(PUSH_OUT_PAUSES_S)
+        assert server.calls["blockchain.block.headers"] == headers + len(PUSH_OUT_PAUSES_S)
+
+
+async def test_tip_of_others_is_followed_by_nothing(
+    server: SimulatedServer, chain: SimulatedChain, quick_clock: trio.testing.MockClock
+) -> None:
+    """Servers that hold nothing back are not asked anything after a tip."""
+    async with reading([server]) as reader:
+        await reader.wait_tip(12)
+        chain.mine()
+        await server.publish()
+        await reader.wait_tip(13)
+        await trio.sleep(5.0)
+        assert server.calls["server.ping"] == 0
 
 
 # --- trouble -----------------------------------------------------------------------------------------------------

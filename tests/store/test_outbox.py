@@ -1,6 +1,5 @@
 """Claims, outcomes, and what a crash leaves: at least once, and never lost."""
 
-
 import pytest
 
 from lightipn.ledger.entries import Replaced

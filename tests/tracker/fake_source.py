@@ -48,11 +48,15 @@ class FakeSource:
 
     # --- what a test does ---
 
-    async def tell_tip(self, height: int | None = None) -> None:
-        """Announce the chain's tip, at a height of the test's choice."""
+    async def tell_tip(self, height: int | None = None, *, raw_header: bytes | None = None) -> None:
+        """Announce the chain's tip, with a height or a header of the test's choice."""
         tip = self.chain.tip_height
         await self._send.send(
-            TipChanged(server=SERVER, height=tip if height is None else height, raw_header=self.chain.header_at(tip))
+            TipChanged(
+                server=SERVER,
+                height=tip if height is None else height,
+                raw_header=raw_header or self.chain.header_at(tip),
+            )
         )
 
     async def tell(self, scripthash: ScriptHash, history: History | None = None) -> None:

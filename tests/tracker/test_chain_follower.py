@@ -1,5 +1,6 @@
 """The chain's side of the spine: pages, reorgs, floods, and what a chain change does to payments and messages."""
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -259,15 +260,17 @@ async def test_flood_without_work_is_reported(spine: Spine) -> None:
     assert len(await spine.stored_headers()) == 20
 
 
-async def test_announced_tip_without_work_is_reported(spine: Spine) -> None:
-    """A single announced header without proof of work is reported."""
+async def test_header_without_work_is_reported(spine: Spine) -> None:
+    """One header without proof of work is reported, announced as a tip as well as fetched for a proof."""
     forged = raw_header(spine.follower.chain.tip_hash, time=2_000_000_000, is_mined=False)
+    await spine.source.tell_tip(21, raw_header=forged)
+    await spine.settle()
+    assert len(spine.source.reports) == 1
     spine.source.headers_of = lambda start, count: [forged]
-    tip = await spine.follower.header_at(20, SERVER)
-    assert tip is not None
     with pytest.raises(HeaderError, match="exceeds its target"):
         await spine.follower.header_at(21, SERVER)
-    assert len(spine.source.reports) == 1
+    assert len(spine.source.reports) == 2
+    assert spine.follower.chain.tip_height == 20
 
 
 async def test_pages_that_repeat_themselves_are_reported(spine: Spine) -> None:
@@ -366,7 +369,7 @@ async def test_depth_is_reached_by_a_block_alone(open_spine: OpenSpine) -> None:
         await spine.follow()
         rings.append(len(spine.rings))
     assert await spine.due() == [(5_000, 0)]
-    assert [after - before for before, after in zip(rings, rings[1:], strict=False)] == [0, 1, 0, 0]
+    assert [after - before for before, after in itertools.pairwise(rings)] == [0, 1, 0, 0]
 
 
 @pytest.mark.slow

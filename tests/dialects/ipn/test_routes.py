@@ -32,9 +32,7 @@ URL = "https://shop.example/ipn?order=7"
 WATCHED_TEXT = address_of(SCRIPT, REGTEST) or ""
 WATCHED = Address(text=WATCHED_TEXT, script=SCRIPT)
 MAINNET_ADDRESS = address_of(SCRIPT, MAINNET) or ""
-TPUB = (
-    "tpubDC5FSnBiZDMmhiuCmWAYsLwgLYrrT9rAqvTySfuCCrgsWz8wxMXUS9Tb9iVMvcRbvFcAHGkMD5Kx8koh4GquNGNTfohfk7pgjhaPCdXpoba"
-)
+TPUB = "tpubDC5FSnBiZDMmhiuCmWAYsLwgLYrrT9rAqvTySfuCCrgsWz8wxMXUS9Tb9iVMvcRbvFcAHGkMD5Kx8koh4GquNGNTfohfk7pgjhaPCdXpoba"
 
 
 class Shop:
