@@ -39,8 +39,10 @@ from lightipn.outbox.messages import Policy
 from lightipn.service import Doorbells, Service, no_bell
 from lightipn.store import chain as chain_store
 from lightipn.store import ledger as ledger_store
+from lightipn.store import outbox as outbox_store
 from lightipn.store import servers as server_store
 from lightipn.store.database import Database, Store, open_store, sole_service
+from lightipn.store.ledger import WatchChange
 from lightipn.tracker.chain_follower import ChainFollower, open_chain
 from lightipn.tracker.spine import Tracker
 
@@ -245,7 +247,7 @@ async def _run(
         background.start_soon(rooms.keeper.run)
         background.start_soon(_look_at_database, rooms.store, rooms.keeper.ring, rooms.dispatcher.ring)
         background.start_soon(_save_servers, rooms.store, rooms.source)
-        background.start_soon(_keep_house, rooms.store)
+        background.start_soon(_keep_house, rooms.store, rooms.keeper.ring, rooms.dispatcher.ring)
         async with trio.open_nursery() as nursery:
             await nursery.start(partial(serve_api, app, listener, stop=stop))
             nursery.start_soon(rooms.dispatcher.run, stop)
@@ -306,11 +308,14 @@ class WatchKeeper:
                 changes = await self._store.transact(
                     lambda db: ledger_store.take_watch_changes(db, limit=WATCH_CHANGES_PAGE)
                 )
-                for scripthash, record in changes:
-                    if record is None:
-                        self._source.unwatch(scripthash)
-                    else:
-                        self._source.watch(scripthash, record.known_status)
+                for scripthash, kind, known_status in changes:
+                    match kind:
+                        case WatchChange.ADDED:
+                            self._source.watch(scripthash, known_status)
+                        case WatchChange.REMOVED:
+                            self._source.unwatch(scripthash)
+                        case WatchChange.ASKED:
+                            self._source.recheck(scripthash, after_s=0.0)
             await self._bell.wait()
 
 
@@ -336,10 +341,16 @@ async def _save_servers(store: Store, source: ElectrumSource) -> None:
         await trio.sleep(SAVE_SERVERS_AT_MOST_EVERY_S)
 
 
-async def _keep_house(store: Store) -> None:
+async def _keep_house(store: Store, *bells: Callable[[], None]) -> None:
+    """Forget what was merely looked up, and due times that a clock which was ahead put too far away."""
     while True:
+        dropped = 1
+        while dropped:
+            dropped = await store.transact(lambda db: ledger_store.drop_unwanted_scripts(db, now=int(time.time())))
+        await store.transact(lambda db: outbox_store.pull_in_due_times(db, now=time.time()))
+        for ring in bells:
+            ring()
         await trio.sleep(HOUSEKEEPING_S)
-        await store.transact(lambda db: ledger_store.drop_unwanted_scripts(db, now=int(time.time())))
 
 
 async def serve_until_signalled(config: Config) -> None:
@@ -373,16 +384,20 @@ async def _stop_on_signal(stop: trio.Event, scope: trio.CancelScope) -> None:
 
 async def _announce_first_key(service: Service, database: Path) -> None:
     """Make a first API key where there is none, and show it once."""
-    secret = await service.create_first_key()
-    if secret is None:
-        return
-    if sys.stdout.isatty():
-        print(f"First API key (owner: shop), shown only now:\n\n    {secret}\n", flush=True)  # noqa: T201
-        return
     file = database.with_name("lightipn.key")
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
-        stream.write(secret + "\n")
-    log.info("app.first_key_written", file=str(file), owner="shop")
+
+    def show(secret: str) -> None:
+        if sys.stdout.isatty():
+            print(f"First API key (owner: shop), shown only now:\n\n    {secret}\n", flush=True)  # noqa: T201
+            return
+        try:
+            with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
+                stream.write(secret + "\n")
+        except OSError as error:
+            raise StoreError(f"cannot write the first API key to {file} ({error.strerror})") from error
+        log.info("app.first_key_written", file=str(file), owner="shop")
+
+    await service.create_first_key(show)
 
 
 def _error_of_ours(group: BaseExceptionGroup[BaseException]) -> LightIPNError | None:

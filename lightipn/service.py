@@ -27,7 +27,7 @@ LOOKUPS_AT_ONCE = 4
 LOOKUP_WAIT_S = 10.0
 # A looked-up address stays watched for a while, so that a shop that polls is answered at once and from live data.
 LOOKUP_KEEP_S = 600
-MAX_CONFIRMS = 1000
+MOST_LOOKUPS = 5000
 _OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
 
@@ -101,17 +101,18 @@ class Service:
         self._bells.messages()
         return secret
 
-    async def create_first_key(self) -> str | None:
-        """Make a key named ``shop`` if there has never been one, and return it; None otherwise."""
+    async def create_first_key(self, show: Callable[[str], None]) -> None:
+        """Make a key named ``shop`` if there has never been one.
+
+        Args:
+            show: hands the secret to the operator; called before it is stored, so that a key in force is never lost.
+        """
+        if await self._store.read(keys.load_keys):
+            return
         secret = KEY_PREFIX + secrets.token_urlsafe(32)
-
-        def work(db: Database) -> str | None:
-            if keys.load_keys(db):
-                return None
-            keys.save_key(db, name="shop", secret=secret, now=int(self._clock()))
-            return secret
-
-        return await self._store.transact(work)
+        show(secret)
+        now = int(self._clock())
+        await self._store.transact(lambda db: keys.save_key(db, name="shop", secret=secret, now=now))
 
     async def owner_of(self, secret: str) -> str | None:
         """Return the owner of a good secret, or None."""
@@ -263,9 +264,23 @@ class Service:
             finished.set()
 
     async def request_lookup(self, address: Address) -> None:
-        """Leave a row that has the running service work in an address' history."""
+        """Leave a row that has the running service work in an address' history.
+
+        Raises:
+            RequestError: 503 ``too-many-lookups``.
+        """
         until = int(self._clock()) + LOOKUP_KEEP_S
-        await self._store.transact(lambda db: ledger.want_script(db, address, until=until, must_ask=True))
+
+        def work(db: Database) -> None:
+            if ledger.count_lookups(db) >= MOST_LOOKUPS:
+                raise RequestError(
+                    "too many addresses are looked up at present; watch those you need",
+                    code="too-many-lookups",
+                    status_hint=503,
+                )
+            ledger.want_script(db, address, until=until, must_ask=True)
+
+        await self._store.transact(work)
         self._bells.watches()
 
     # --- deliveries and state ---

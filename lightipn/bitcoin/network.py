@@ -24,7 +24,6 @@ class Network:
         bech32_prefix: the human-readable part of segwit addresses.
         p2pkh_version, p2sh_version: version bytes of base58 addresses.
         pow_limit_bits: compact form of the easiest target.
-        embit_name: the name embit files its constants under.
     """
 
     name: str
@@ -35,7 +34,6 @@ class Network:
     p2sh_version: int
     pow_limit_bits: int
     difficulty_rule: DifficultyRule
-    embit_name: str
 
 
 def _genesis(time: str, bits: str, nonce: str, *, root: str) -> bytes:
@@ -55,7 +53,6 @@ MAINNET = Network(
     p2sh_version=0x05,
     pow_limit_bits=0x1D00FFFF,
     difficulty_rule=DifficultyRule.EVERY_2016,
-    embit_name="main",
 )
 TESTNET4 = Network(
     name="testnet4",
@@ -66,7 +63,6 @@ TESTNET4 = Network(
     p2sh_version=0xC4,
     pow_limit_bits=0x1D00FFFF,
     difficulty_rule=DifficultyRule.TESTNET4,
-    embit_name="test",
 )
 SIGNET = Network(
     name="signet",
@@ -77,7 +73,6 @@ SIGNET = Network(
     p2sh_version=0xC4,
     pow_limit_bits=0x1E0377AE,
     difficulty_rule=DifficultyRule.EVERY_2016,
-    embit_name="signet",
 )
 REGTEST = Network(
     name="regtest",
@@ -88,6 +83,5 @@ REGTEST = Network(
     p2sh_version=0xC4,
     pow_limit_bits=0x207FFFFF,
     difficulty_rule=DifficultyRule.CONSTANT,
-    embit_name="regtest",
 )
 NETWORKS = {network.name: network for network in (MAINNET, TESTNET4, SIGNET, REGTEST)}

@@ -165,4 +165,7 @@ def _read_outputs(reader: _Reader) -> tuple[TxOutput, ...]:
         outputs.append(TxOutput(amount_sat=amount_sat, script=reader.take(reader.compact_size())))
     if not outputs:
         raise TransactionError("transaction has no output")
+    total_sat = sum(output.amount_sat for output in outputs)
+    if total_sat > MAX_MONEY_SAT:
+        raise TransactionError(f"outputs pay {total_sat} sat together, want at most {MAX_MONEY_SAT}")
     return tuple(outputs)

@@ -48,10 +48,6 @@ class Checkpoints:
         period, remainder = divmod(height + 1, RETARGET_BLOCKS)
         return self.rows[period] if remainder == 0 and period < len(self.rows) else None
 
-    def period_of(self, height: int) -> int:
-        """Return which period, counted from 0, proves an old height; its checkpoint is ``rows[period + 1]``."""
-        return height // RETARGET_BLOCKS
-
 
 def parse_checkpoints(text: str, network: Network) -> Checkpoints:
     """Read the checkpoint file that ships with the program.

@@ -97,10 +97,13 @@ class ChainSource(Protocol):
     """
 
     def watch(self, scripthash: ScriptHash, known_status: Status | None) -> None:
-        """Register a scripthash, or tell what of it has been absorbed.
+        """Register a scripthash with what of it has been absorbed; one that is registered stays as it is.
 
         A ``ScriptHashChanged`` follows only where the status differs. Idempotent; survives reconnects.
         """
+
+    def absorbed(self, scripthash: ScriptHash, status: Status | None) -> None:
+        """Tell that a history was worked in; of a scripthash that is watched no more nothing happens."""
 
     def unwatch(self, scripthash: ScriptHash) -> None:
         """Forget a scripthash."""

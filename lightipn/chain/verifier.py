@@ -79,7 +79,7 @@ class VerifiedHistory:
     """A history in which every statement is proved, or marked as a claim.
 
     Args:
-        unproved: claimed to be confirmed, but not proved to be: to be asked again.
+        unproved: claimed, but not proved to be confirmed, or without its transaction: to be asked again.
     """
 
     entries: tuple[VerifiedEntry, ...]
@@ -130,12 +130,15 @@ def verify(history: History, known: Mapping[Txid, Place], evidence: Evidence) ->
     Args:
         known: as in ``missing_of``. A place that is already proved stays proved: what a server claims less is no proof
             of the contrary.
-        evidence: every transaction that ``missing_of`` named must be there; a branch or a header may be absent, and
-            its entry is then unproved.
+        evidence: whatever came. Without a branch or a header an entry is unproved; without its transaction it is
+            left out as well, since its amount is unknown.
     """
     entries, unproved = [], []
     for claim in history:
         place = known.get(claim.txid)
+        if place is None and claim.txid not in evidence.transactions:
+            unproved.append(claim.txid)
+            continue
         if not isinstance(place, Confirmed) or (claim.height is not None and claim.height != place.height):
             proved = _proved_place(claim, evidence)
             if proved is None and claim.height is not None:

@@ -5,18 +5,20 @@ from typing import Annotated
 import typer
 
 from lightipn.cli.output import console, print_facts, print_json, print_table, time_text
-from lightipn.cli.run import ConfigOption, JsonOption, ask_service
+from lightipn.cli.run import MAX_NUMBER, ConfigOption, JsonOption, ask_service
 from lightipn.store.outbox import Attempt, Delivery
 
 app = typer.Typer(help="Callbacks: list, show every attempt, retry.", no_args_is_help=True)
-IdArgument = Annotated[int, typer.Argument(metavar="ID", help="The number that `delivery list` shows.")]
+IdArgument = Annotated[
+    int, typer.Argument(metavar="ID", min=1, max=MAX_NUMBER, help="The number that `delivery list` shows.")
+]
 SHOWN_ANSWER_CHARS = 120
 
 
 @app.command("list")
 def list_(
     pending: Annotated[bool, typer.Option("--pending", help="Only what is not acknowledged yet.")] = False,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many, newest first.")] = 100,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=MAX_NUMBER, help="At most so many, newest first.")] = 100,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from lightipn.cli.output import console, print_json, print_table, time_text
-from lightipn.cli.run import ConfigOption, JsonOption, ask_service, errors
+from lightipn.cli.run import MAX_NUMBER, ConfigOption, JsonOption, ask_service, errors
 
 app = typer.Typer(help="API keys: create, list, revoke.", no_args_is_help=True)
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The owner: letters, digits and . _ @ -")]
@@ -36,7 +36,9 @@ def list_(config: ConfigOption = None, json: JsonOption = False) -> None:
 @app.command()
 def revoke(
     name: NameArgument,
-    key_id: Annotated[int | None, typer.Option("--id", help="Only this one of the owner's keys.")] = None,
+    key_id: Annotated[
+        int | None, typer.Option("--id", min=1, max=MAX_NUMBER, help="Only this one of the owner's keys.")
+    ] = None,
     config: ConfigOption = None,
 ) -> None:
     """Revoke an owner's keys, at once. Without a good key left, nothing more is sent for that owner; all is kept."""

@@ -24,6 +24,8 @@ ConfigOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
+MAX_NUMBER = (1 << 63) - 1  # what the database can hold
+
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 

@@ -9,7 +9,7 @@ import typer
 from rich.progress import Progress
 
 from lightipn.cli.output import console, print_json, print_table, time_text
-from lightipn.cli.run import ConfigOption, JsonOption, ask_service, errors
+from lightipn.cli.run import MAX_NUMBER, ConfigOption, JsonOption, ask_service, errors
 from lightipn.dialects.ipn.policy import DEFAULT_CONFIRMS, MAX_CONFIRMS
 from lightipn.dialects.ipn.wire import IpnTerms, decode_terms, encode_terms
 from lightipn.errors import RequestError
@@ -44,7 +44,7 @@ def add(
 @app.command("list")
 def list_(
     address: Annotated[str, typer.Option("--address", help="Only this address.")] = "",
-    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 1000,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=MAX_NUMBER, help="At most so many.")] = 1000,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -169,7 +169,7 @@ def _wish_of(line: str) -> Wish | None:
     depth = DEFAULT_CONFIRMS
     if len(fields) == 3:
         text = fields[2]
-        if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= MAX_CONFIRMS):
+        if not (text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= MAX_CONFIRMS):
             raise RequestError(
                 f"max_confirms is {text[:20]!a}, want a whole number from 1 to {MAX_CONFIRMS}", code="bad-number"
             )

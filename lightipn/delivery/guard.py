@@ -18,7 +18,10 @@ from lightipn.errors import RequestError
 
 Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
-DNS_THREADS = 8
+# A lookup goes on in its thread after its attempt has given up, up to half a minute with a dead name server: several
+# times more threads than attempts, so that dead names do not keep the others waiting.
+DNS_THREADS = 256
+CONNECT_SHARE_S = 3.0
 MAX_URL_CHARS = 2048
 # What is_global lets through and must not be reached: addresses that embed an IPv4 address (NAT64, 6to4, Teredo), and
 # the deprecated 6to4 relay.
@@ -163,7 +166,8 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
                 raise RefusedAddressError(address)
         for address in addresses[:-1]:
             try:
-                return await self._connect(address, port, timeout)
+                # a black hole among the records must not eat the attempt's whole time
+                return await self._connect(address, port, CONNECT_SHARE_S)
             except (httpcore.ConnectError, httpcore.ConnectTimeout):
                 continue  # the next record
         return await self._connect(addresses[-1], port, timeout)

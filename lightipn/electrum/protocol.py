@@ -15,8 +15,15 @@ from aiorpcx.jsonrpc import ProtocolError as CodecError
 
 from lightipn.errors import ProtocolError
 
-# The largest answers asked for: 25 raw transactions in one batch, each up to 800 kB of hex. ElectrumX's own limit for a
-# single answer is 8.1 MB.
+# How long an answer may be, by what was asked: a parsed line takes twenty times its bytes in memory, so a server must
+# not be able to send more than belongs to the questions under way. ElectrumX limits one answer to 8.1 MB.
+ANSWER_BYTES = {
+    "blockchain.transaction.get": 8_200_000,
+    "blockchain.scripthash.get_history": 8_200_000,
+    "blockchain.block.headers": 400_000,
+}
+OTHER_ANSWER_BYTES = 8_000
+STANDING_LINE_BYTES = 256_000  # notifications, and padding
 MAX_LINE_BYTES = 32 * 1024 * 1024
 
 
@@ -67,14 +74,17 @@ class ElectrumProtocol:
         self._buffer = bytearray()
         self._scanned = 0
         self._next_id = 1
-        self._open: set[int] = set()
-        self._abandoned: set[int] = set()
+        self._open: dict[int, int] = {}  # id → bytes that its answer may have
+        self._open_bytes = 0
+        self._abandoned: dict[int, int] = {}
 
     def request(self, calls: Sequence[Call]) -> tuple[list[int], bytes]:
         """Number the calls and return their ids and the bytes to send: one line, a batch if there are several."""
         ids = list(range(self._next_id, self._next_id + len(calls)))
         self._next_id += len(calls)
-        self._open.update(ids)
+        for call, request_id in zip(calls, ids, strict=True):
+            self._open[request_id] = ANSWER_BYTES.get(call.method, OTHER_ANSWER_BYTES)
+            self._open_bytes += self._open[request_id]
         payloads = [
             JSONRPCv2.request_payload(Request(call.method, call.params), request_id)
             for call, request_id in zip(calls, ids, strict=True)
@@ -83,8 +93,8 @@ class ElectrumProtocol:
 
     def abandon(self, ids: Sequence[int]) -> None:
         """Stop waiting for these; a late answer to one is dropped without complaint."""
-        self._open.difference_update(ids)
-        self._abandoned.update(ids)
+        for request_id in ids:
+            self._abandoned[request_id] = self._open.pop(request_id)
 
     def receive(self, data: bytes) -> list[Incoming]:
         """Take received bytes and return the messages that they complete.
@@ -100,8 +110,9 @@ class ElectrumProtocol:
             start = end + 1
         del self._buffer[:start]
         self._scanned = len(self._buffer)
-        if self._scanned > self._max_line_bytes:
-            raise ProtocolError(f"line has more than {self._max_line_bytes} bytes")
+        limit_bytes = min(self._max_line_bytes, STANDING_LINE_BYTES + self._open_bytes)
+        if self._scanned > limit_bytes:
+            raise ProtocolError(f"line has more than {limit_bytes} bytes")
         return messages
 
     def _parse_line(self, line: bytes) -> list[Incoming]:
@@ -131,11 +142,11 @@ class ElectrumProtocol:
         if type(request_id) is not int:
             raise ProtocolError("answer has an id that is no integer")
         if request_id in self._abandoned:
-            self._abandoned.discard(request_id)
+            self._open_bytes -= self._abandoned.pop(request_id)
             return None
         if request_id not in self._open:
             raise ProtocolError("answer to nothing that was asked")
-        self._open.discard(request_id)
+        self._open_bytes -= self._open.pop(request_id)
         if isinstance(value, RPCError):
             return Refusal(request_id, _code_of(value))
         return Answer(request_id, value)

@@ -14,7 +14,7 @@ import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 import trio
@@ -24,7 +24,7 @@ from lightipn.bitcoin.network import Network
 from lightipn.electrum import methods
 from lightipn.electrum.address import ServerAddress
 from lightipn.electrum.protocol import Answer, Call, ElectrumProtocol, Notification, Refusal
-from lightipn.electrum.window import MAX_TRANSACTIONS_A_BATCH, Window
+from lightipn.electrum.window import HEAVY_METHODS, MAX_HEAVY_A_BATCH, Window
 from lightipn.errors import (
     SourceError,
     SourceMisbehavedError,
@@ -34,6 +34,8 @@ from lightipn.errors import (
 
 CONNECT_TIMEOUT_S = 10.0
 URGENT_DEADLINE_S = 10.0
+# On a small board a server reads a whole block for one merkle branch.
+DEADLINE_PER_HEAVY_CALL_S = 1.0
 BULK_DEADLINE_S = 40.0
 PING_INTERVAL_S = 240.0  # servers drop a link that was idle for 600 s
 RECEIVE_BYTES = 65536
@@ -62,7 +64,8 @@ class _Batch:
     places: dict[int, tuple[_Waiter, int]]
     is_urgent: bool
     sent_at: float
-    finished: trio.Event
+    deadline_s: float
+    finished: trio.Event = field(default_factory=trio.Event)
 
 
 class Session:
@@ -142,11 +145,11 @@ class Session:
             if not queue or self._in_flight >= allowed:
                 continue
             taken: list[tuple[_Waiter, int]] = []
-            transactions = 0
+            heavy = 0
             while queue and len(taken) < self._window.batch:
                 waiter, place = queue[0]
-                transactions += waiter.calls[place].method == "blockchain.transaction.get"
-                if transactions > MAX_TRANSACTIONS_A_BATCH:
+                heavy += waiter.calls[place].method in HEAVY_METHODS
+                if heavy > MAX_HEAVY_A_BATCH:
                     break
                 taken.append(queue.popleft())
             return taken, is_urgent
@@ -167,7 +170,13 @@ class Session:
             taken, is_urgent = chosen
             calls = [waiter.calls[place] for waiter, place in taken]
             ids, data = self._protocol.request(calls + self._ballast(taken))
-            batch = _Batch(dict(zip(ids, taken, strict=False)), is_urgent, trio.current_time(), trio.Event())
+            heavy = sum(call.method in HEAVY_METHODS for call in calls)
+            batch = _Batch(
+                places=dict(zip(ids, taken, strict=False)),
+                is_urgent=is_urgent,
+                sent_at=trio.current_time(),
+                deadline_s=(URGENT_DEADLINE_S if is_urgent else BULK_DEADLINE_S) + heavy * DEADLINE_PER_HEAVY_CALL_S,
+            )
             for request_id in batch.places:
                 self._batches[request_id] = batch
             self._protocol.abandon(ids[len(taken) :])  # the ballast
@@ -185,7 +194,7 @@ class Session:
 
     async def _watch_batch(self, batch: _Batch) -> None:
         """End the session when a batch is not answered in time."""
-        with trio.move_on_after(URGENT_DEADLINE_S if batch.is_urgent else BULK_DEADLINE_S) as scope:
+        with trio.move_on_after(batch.deadline_s) as scope:
             await batch.finished.wait()
         if scope.cancelled_caught:
             self.fail(SourceUnavailableError("answer-timed-out"))

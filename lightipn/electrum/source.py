@@ -6,6 +6,7 @@ One task subscribes what waits, workers fetch what changed, one task watches dea
 
 import contextlib
 import math
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
@@ -58,6 +59,8 @@ class _Serving:
         self.started_at: float | None = trio.current_time()  # None once all watches were subscribed
         self.subscribed = 0
         self.tip_bell = trio.Event()
+        self.to_unsubscribe: deque[ScriptHash] = deque()
+        self.unsubscribe_bell = trio.Event()
         self.subscribe_bell = trio.Event()
         self.deadline_bell = trio.Event()
 
@@ -98,30 +101,36 @@ class ElectrumSource:
     # --- the interface ---
 
     def watch(self, scripthash: ScriptHash, known_status: Status | None) -> None:
-        """Register a scripthash, or tell what of it has been absorbed; ``UNKNOWN`` has it asked again at once."""
-        is_new = scripthash not in self._known
+        """Register a scripthash with what of it has been absorbed; one that is registered stays as it is."""
+        if scripthash in self._known:
+            return
         self._known[scripthash] = known_status
-        serving = self._serving
-        if serving is None:
+        if self._serving is not None:
+            self._serving.book.watch([scripthash], since=trio.current_time())
+            self._serving.ring()
+
+    def absorbed(self, scripthash: ScriptHash, status: Status | None) -> None:
+        """Tell that a history was worked in; of a scripthash that is watched no more nothing happens."""
+        if scripthash not in self._known:
             return
-        if is_new:
-            serving.book.watch([scripthash], since=trio.current_time())
-        elif known_status == UNKNOWN:
-            serving.book.recheck(scripthash, at=trio.current_time())
-        else:
-            serving.put(serving.book.absorbed(scripthash))
-            return
-        serving.ring()
+        self._known[scripthash] = status
+        if self._serving is not None:
+            self._serving.put(self._serving.book.absorbed(scripthash))
 
     def watch_all(self, watches: Sequence[tuple[ScriptHash, Status | None]]) -> None:
         """Register many scripthashes with what has been absorbed of each, before the first server is connected."""
         self._known.update(watches)
 
     def unwatch(self, scripthash: ScriptHash) -> None:
-        """Forget a scripthash."""
+        """Forget a scripthash, here and at the server."""
+        is_known = scripthash in self._known
         self._known.pop(scripthash, None)
-        if self._serving is not None:
-            self._serving.book.unwatch(scripthash)
+        serving = self._serving
+        if serving is not None:
+            serving.book.unwatch(scripthash)
+            if is_known:
+                serving.to_unsubscribe.append(scripthash)
+                serving.unsubscribe_bell.set()
 
     def recheck(self, scripthash: ScriptHash, *, after_s: float) -> None:
         """Fetch the history again after a while, whatever was known."""
@@ -222,6 +231,7 @@ class ElectrumSource:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._tell_tip, serving)
                 nursery.start_soon(self._subscribe, serving)
+                nursery.start_soon(self._unsubscribe, serving)
                 nursery.start_soon(self._watch_deadlines, serving)
                 nursery.start_soon(self._sweep, serving)
                 for _ in range(FETCH_WORKERS):
@@ -322,6 +332,24 @@ class ElectrumSource:
             await trio.sleep(REFUSED_SUBSCRIBE_PAUSE_S)  # this one's slot stays taken meanwhile
             serving.ring()
         slots.release()
+
+    async def _unsubscribe(self, serving: _Serving) -> None:
+        """Free what is watched no more: servers limit the subscriptions of an address."""
+        while True:
+            serving.unsubscribe_bell = trio.Event()
+            while serving.to_unsubscribe:
+                count = min(MAX_BATCH, len(serving.to_unsubscribe))
+                page = [serving.to_unsubscribe.popleft() for _ in range(count)]
+                gone = [scripthash for scripthash in page if scripthash not in self._known]  # else added again since
+                try:
+                    # Servers below protocol 1.4.2 refuse the method; then there is nothing to free.
+                    await serving.session.call_all([methods.unsubscribe_call(scripthash) for scripthash in gone])
+                except SourceError:
+                    return  # the session has ended
+                back = [scripthash for scripthash in gone if scripthash in self._known]
+                serving.book.watch(back, since=trio.current_time())
+                serving.ring()
+            await serving.unsubscribe_bell.wait()
 
     async def _fetch(self, serving: _Serving) -> None:
         async for fetch in serving.to_fetch:

@@ -109,25 +109,29 @@ class SubscriptionBook:
     def watch(self, scripthashes: Iterable[ScriptHash], *, since: float | None) -> None:
         """Queue scripthashes for a subscribe; ``since`` is None for those that merely are asked again."""
         fresh = deque(scripthashes)
-        if fresh:
+        if fresh and since is None:
             self._waiting.append((since, fresh))
+        elif fresh:
+            self._waiting.appendleft((since, fresh))  # a new watch goes before a sweep, and before a long first load
 
     def take_subscribes(self, limit: int) -> SubscribeBatch | None:
         """Return the next scripthashes to subscribe, or None if none wait."""
-        while self._waiting:
+        taken: dict[ScriptHash, None] = {}
+        oldest: float | None = None
+        while self._waiting and len(taken) < limit:
             since, queue = self._waiting[0]
-            taken: list[ScriptHash] = []
             while queue and len(taken) < limit:
                 scripthash = queue.popleft()
                 if scripthash in self._known:  # it may have been unwatched meanwhile
-                    taken.append(scripthash)
+                    taken[scripthash] = None
+                    oldest = since if oldest is None else min(oldest, since if since is not None else oldest)
             if not queue:
                 self._waiting.popleft()
-            if taken:
-                batch = SubscribeBatch(since, taken)
-                self._under_way.append(batch)
-                return batch
-        return None
+        if not taken:
+            return None
+        batch = SubscribeBatch(oldest, list(taken))
+        self._under_way.append(batch)
+        return batch
 
     def answered(
         self, batch: SubscribeBatch, statuses: Mapping[ScriptHash, Status | None], *, now: float
@@ -166,10 +170,13 @@ class SubscriptionBook:
     def _announce(self, scripthash: ScriptHash, status: Status | None, *, now: float) -> Fetch | None:
         if scripthash not in self._known or scripthash in self.quarantined:
             return None
+        doubt = self._doubts.get(scripthash)
+        if doubt is not None and doubt.stage is _Stage.TOLD:
+            doubt.announced = status  # decided when the caller has absorbed what it was told
+            return None
         if status == self._known[scripthash]:  # law (c)
             self._doubts.pop(scripthash, None)
             return None
-        doubt = self._doubts.get(scripthash)
         if doubt is not None:
             is_same = doubt.announced == status
             doubt.announced = status
@@ -182,7 +189,10 @@ class SubscriptionBook:
     def _fetch(self, scripthash: ScriptHash, status: Status | None) -> Fetch:
         history = () if status is None else self._moved_to_tip(scripthash, status)
         fetch = Fetch(scripthash, status, history)
-        self._doubts[scripthash] = _Doubt(announced=status, fetch=fetch, stage=_Stage.FETCHING)
+        before = self._doubts.get(scripthash)
+        # Law (d): a server that keeps changing its mind does not move the deadline.
+        deadline = before.deadline if before is not None else None
+        self._doubts[scripthash] = _Doubt(announced=status, fetch=fetch, stage=_Stage.FETCHING, deadline=deadline)
         return fetch
 
     def _moved_to_tip(self, scripthash: ScriptHash, status: Status) -> History | None:
@@ -214,7 +224,8 @@ class SubscriptionBook:
         if status_of(history) != fetch.status:  # law (e)
             if doubt.stage is _Stage.LAST_FETCH:
                 raise HistoryError("history does not hash to the announced status")
-            doubt.stage, doubt.deadline = _Stage.MISMATCHED, now + STALENESS_S
+            doubt.stage = _Stage.MISMATCHED
+            doubt.deadline = now + STALENESS_S if doubt.deadline is None else doubt.deadline
             return None
         check_history(history)
         doubt.stage, doubt.deadline = _Stage.TOLD, None

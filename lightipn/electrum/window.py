@@ -7,8 +7,12 @@ is not tried a second time.
 
 MAX_BATCH = 100
 MAX_IN_FLIGHT = 3
-# Raw transactions are long: 25 of them stay below the buffers of servers and below our own line limit.
-MAX_TRANSACTIONS_A_BATCH = 25
+# Raw transactions and histories are long, branches are slow (a server reads a whole block for one): 25 of them stay
+# below the buffers of servers, and are answered before anyone loses patience.
+HEAVY_METHODS = frozenset(
+    {"blockchain.transaction.get", "blockchain.transaction.get_merkle", "blockchain.scripthash.get_history"}
+)
+MAX_HEAVY_A_BATCH = 25
 SLOW_BATCH_S = 5.0
 QUICK_BATCHES_TO_GROW = 20
 

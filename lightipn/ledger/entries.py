@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lightipn.bitcoin.hashes import ScriptHash, Txid
-from lightipn.bitcoin.transaction import Outpoint
+from lightipn.bitcoin.transaction import MAX_MONEY_SAT, Outpoint
 from lightipn.chain.verifier import Confirmed, Unconfirmed
 
 COINBASE_MATURITY_BLOCKS = 100
@@ -95,9 +95,10 @@ def totals_of(entries: Iterable[LedgerEntry], *, tip_height: int, confirmations:
         unconfirmed_sat += deposit_sat
         if counts_at is not None:
             heights.append(counts_at)
+    # More than all coins can only be a lie of unconfirmed claims: bounded, so that no sum outgrows its 64 bits.
     return ReceivedTotals(
-        confirmed_sat=confirmed_sat,
-        unconfirmed_sat=unconfirmed_sat,
+        confirmed_sat=min(confirmed_sat, MAX_MONEY_SAT),
+        unconfirmed_sat=min(unconfirmed_sat, MAX_MONEY_SAT),
         changes_at_height=min(heights, default=None),
     )
 

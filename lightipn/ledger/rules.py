@@ -7,11 +7,11 @@ Laws (each a test): absorbing a history twice changes nothing the second time; t
 not change the sums; a replaced payment and the one that replaced it change in one delta, so a total never flickers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lightipn.bitcoin.hashes import ScriptHash, Txid
-from lightipn.bitcoin.transaction import Outpoint, Transaction
+from lightipn.bitcoin.transaction import MAX_MONEY_SAT, Outpoint, Transaction
 from lightipn.chain.verifier import Confirmed, Unconfirmed, VerifiedHistory
 from lightipn.ledger.entries import LedgerEntry, PaymentState, Replaced, ScriptPayments
 from lightipn.ledger.events import EventKind, PaymentEvent, TrustLevel
@@ -36,12 +36,15 @@ def absorbed(payments: ScriptPayments, verified: VerifiedHistory, *, now: int) -
     for fact in verified.entries:
         before = entries.get(fact.txid)
         if before is not None:
-            entries[fact.txid] = replace(before, state=fact.place)
+            # what was proved is undone by a reorg alone (``reverted``), never by a claim that says less
+            is_less = isinstance(before.state, Confirmed) and isinstance(fact.place, Unconfirmed)
+            entries[fact.txid] = before if is_less else replace(before, state=fact.place)
         else:
             assert fact.transaction is not None
             entries[fact.txid] = _new_entry(payments.script, fact.transaction, state=fact.place, now=now)
-    listed = {fact.txid for fact in verified.entries}
+    listed = [fact.txid for fact in verified.entries]
     _mark_replaced(entries, listed)
+    _mark_orphaned(entries, set(listed))
     _recount_sent(entries)
     changed = {txid: entry for txid, entry in entries.items() if payments.entries.get(txid) != entry}
     events = tuple(
@@ -72,16 +75,24 @@ def _new_entry(script: bytes, transaction: Transaction, *, state: PaymentState, 
     )
 
 
-def _mark_replaced(entries: dict[Txid, LedgerEntry], listed: set[Txid]) -> None:
-    """Mark what is listed no more *and* whose input a listed transaction spends: both can never be in one chain."""
-    spender = {outpoint: txid for txid in listed for outpoint in entries[txid].spends}
+def _mark_replaced(entries: dict[Txid, LedgerEntry], listed: Sequence[Txid]) -> None:
+    """Mark what shares an input with a listed transaction: both can never be in one chain.
+
+    A server that lists both is wrong about one: a confirmed one stands, else the one that is listed last.
+    """
+    standing: dict[Outpoint, Txid] = {}
+    for txid in listed:
+        for outpoint in entries[txid].spends:
+            rival = standing.get(outpoint)
+            if rival is None or not isinstance(entries[rival].state, Confirmed):
+                standing[outpoint] = txid
     for txid, entry in entries.items():
-        if txid in listed or not isinstance(entry.state, Unconfirmed):
+        if not isinstance(entry.state, Unconfirmed):
             continue
-        by_txid = next((spender[outpoint] for outpoint in entry.spends if outpoint in spender), None)
+        rivals = (standing.get(outpoint, txid) for outpoint in entry.spends)
+        by_txid = next((rival for rival in rivals if rival != txid), None)
         if by_txid is not None:
             entries[txid] = replace(entry, state=Replaced(by_txid))
-    _mark_orphaned(entries, listed)
 
 
 def _mark_orphaned(entries: dict[Txid, LedgerEntry], listed: set[Txid]) -> None:
@@ -105,7 +116,8 @@ def _recount_sent(entries: dict[Txid, LedgerEntry]) -> None:
         Outpoint(txid, index): amount_sat for txid, entry in entries.items() for index, amount_sat in entry.outputs
     }
     for txid, entry in entries.items():
-        sent_sat = sum(own.get(outpoint, 0) for outpoint in entry.spends)
+        # bounded: a made-up child may "spend" the outputs of many made-up parents
+        sent_sat = min(sum(own.get(outpoint, 0) for outpoint in entry.spends), MAX_MONEY_SAT)
         if sent_sat != entry.sent_sat:
             entries[txid] = replace(entry, sent_sat=sent_sat)
 

@@ -8,6 +8,7 @@ Tests under a mock clock, and the command line, pass ``threaded=False``: the sam
 Trio's autojumping clock would jump while SQLite works in a thread.
 """
 
+import contextlib
 import fcntl
 import queue
 import sqlite3
@@ -27,6 +28,7 @@ from lightipn.store.migrations import MIGRATION_NAMES, migrations
 T = TypeVar("T")
 BUSY_TIMEOUT_S = 5.0
 MAX_GROUP = 512
+LOCK_PATIENCE_S = 0.3
 
 
 class _Job(Generic[T]):
@@ -86,7 +88,7 @@ def _run_group(db: Database, group: list[_Job[Any]]) -> None:
                 raise _GroupLostError from job.error
         db.conn.execute("COMMIT")
     except (sqlite3.Error, _GroupLostError) as error:
-        if db.conn.in_transaction:
+        with contextlib.suppress(sqlite3.Error):  # the transaction is lost either way
             db.conn.execute("ROLLBACK")
         cause = error.__cause__ if isinstance(error, _GroupLostError) else error
         for job in group:
@@ -103,11 +105,13 @@ class Store:
         self._reading = trio.CapacityLimiter(1)
         self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
         self._token: trio.lowlevel.TrioToken | None = None
+        self._group: list[_Job[Any]] = []
+        self._is_closed = False
 
     @contextmanager
     def _writer_thread(self) -> Iterator[None]:
         self._token = trio.lowlevel.current_trio_token()
-        thread = threading.Thread(target=self._write_groups, name="store-writer", args=(self._token,))
+        thread = threading.Thread(target=self._write_for_ever, name="store-writer", args=(self._token,))
         thread.start()
         try:
             yield
@@ -115,6 +119,22 @@ class Store:
             self._jobs.put(None)
             thread.join()
             self._token = None
+
+    def _write_for_ever(self, token: trio.lowlevel.TrioToken) -> None:
+        """Run the writer; whatever ends it, nobody waits for an answer that cannot come."""
+        try:
+            self._write_groups(token)
+        finally:
+            self._is_closed = True
+            left = list(self._group)
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    job = self._jobs.get_nowait()
+                    left += [job] if job is not None else []
+            for job in left:
+                job.error = StoreError("the database's writer has ended")
+            with contextlib.suppress(trio.RunFinishedError):
+                token.run_sync_soon(_finish, left)
 
     def _write_groups(self, token: trio.lowlevel.TrioToken) -> None:
         while (first := self._jobs.get()) is not None:
@@ -129,7 +149,9 @@ class Store:
                     closing = True
                     break
                 group.append(job)
+            self._group = group
             _run_group(self._writer, group)
+            self._group = []
             token.run_sync_soon(_finish, group)
             if closing:
                 return
@@ -147,6 +169,8 @@ class Store:
         if self._token is None:
             _run_group(self._writer, [job])
             await trio.lowlevel.checkpoint()
+        elif self._is_closed:
+            raise StoreError("the database's writer has ended")
         else:
             self._jobs.put(job)
             await job.finished.wait()
@@ -163,8 +187,8 @@ class Store:
         try:
             if self._token is None:
                 await trio.lowlevel.checkpoint()
-                return work(self._reader)
-            return await trio.to_thread.run_sync(work, self._reader, limiter=self._reading)
+                return _snapshot(work, self._reader)
+            return await trio.to_thread.run_sync(_snapshot, work, self._reader, limiter=self._reading)
         except sqlite3.Error as error:
             raise _translated(error) from error
 
@@ -175,6 +199,15 @@ class Store:
             return int(db.execute("PRAGMA data_version").fetchone()[0])
 
         return await self.read(query)
+
+
+def _snapshot(work: Callable[[Database], T], reader: Database) -> T:
+    """Run all reads of ``work`` on one state of the file, whatever is committed meanwhile."""
+    reader.conn.execute("BEGIN")
+    try:
+        return work(reader)
+    finally:
+        reader.conn.execute("COMMIT")
 
 
 def _finish(group: list[_Job[Any]]) -> None:
@@ -277,10 +310,16 @@ def sole_service(path: Path) -> Iterator[None]:
     except OSError as error:
         raise StoreError(f"cannot write beside the database: {error.strerror}") from error
     with lock_file:
-        try:
-            fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreMismatchError("another lightipn service runs on this database") from None
+        deadline = time.monotonic() + LOCK_PATIENCE_S
+        while True:
+            try:
+                fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                # ``is_service_running`` holds it for a moment, so one refusal is no proof of another service
+                if time.monotonic() > deadline:
+                    raise StoreMismatchError("another lightipn service runs on this database") from None
+            time.sleep(0.02)
         yield
 
 

@@ -1,5 +1,6 @@
 """Scripts and their payments on disk."""
 
+import enum
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,6 +21,14 @@ _COLUMNS = (
     "txid, state, height, block_hash, position, replaced_by,"
     " outputs, spends, sent_sat, is_coinbase, signals_rbf, seen_at"
 )
+
+
+class WatchChange(enum.Enum):
+    """What happened to a script; the order matters: one removed and added again is watched anew."""
+
+    ADDED = "added"
+    REMOVED = "removed"
+    ASKED = "asked"  # its history must be fetched whatever was absorbed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +88,24 @@ def add_script(db: Database, address: Address) -> None:
         [address.scripthash, address.script, address.text],
     )
     if cursor.rowcount:
-        save_watch_change(db, address.scripthash)
+        save_watch_change(db, address.scripthash, WatchChange.ADDED)
+
+
+def want_for_good(db: Database, scripthash: ScriptHash) -> None:
+    """Keep a script that was merely looked up so far; a history that was too long for that is asked for again."""
+    cursor = db.execute(
+        "UPDATE script SET wanted_until = NULL WHERE scripthash = ? AND wanted_until IS NOT NULL AND trouble != ''",
+        [scripthash],
+    )
+    if cursor.rowcount:
+        forget_status(db, [scripthash])
+        save_watch_change(db, scripthash, WatchChange.ASKED)
+    db.execute("UPDATE script SET wanted_until = NULL WHERE scripthash = ?", [scripthash])
+
+
+def count_lookups(db: Database) -> int:
+    """Return how many scripts are looked after for lookups alone."""
+    return int(db.execute("SELECT count(*) FROM script WHERE wanted_until IS NOT NULL").fetchone()[0])
 
 
 def want_script(db: Database, address: Address, *, until: int, must_ask: bool) -> None:
@@ -99,10 +125,11 @@ def want_script(db: Database, address: Address, *, until: int, must_ask: bool) -
             "UPDATE script SET wanted_until = max(wanted_until, ?) WHERE scripthash = ? AND wanted_until IS NOT NULL",
             [until, address.scripthash],
         )
-    if must_ask and not is_new:
+    if is_new:
+        save_watch_change(db, address.scripthash, WatchChange.ADDED)
+    elif must_ask:
         forget_status(db, [address.scripthash])
-    if is_new or must_ask:
-        save_watch_change(db, address.scripthash)
+        save_watch_change(db, address.scripthash, WatchChange.ASKED)
 
 
 def drop_unwanted_scripts(db: Database, *, now: int) -> int:
@@ -121,21 +148,28 @@ def remove_script(db: Database, scripthash: ScriptHash) -> None:
     """Forget a script and its payments."""
     db.execute("DELETE FROM ledger_entry WHERE scripthash = ?", [scripthash])
     db.execute("DELETE FROM script WHERE scripthash = ?", [scripthash])
-    save_watch_change(db, scripthash)
+    save_watch_change(db, scripthash, WatchChange.REMOVED)
 
 
-def save_watch_change(db: Database, scripthash: ScriptHash) -> None:
-    """Queue a script for the running service to look at."""
-    db.execute("INSERT INTO watch_change (scripthash) VALUES (?)", [scripthash])
+def save_watch_change(db: Database, scripthash: ScriptHash, kind: WatchChange) -> None:
+    """Queue what happened to a script for the running service."""
+    db.execute("INSERT INTO watch_change (scripthash, kind) VALUES (?, ?)", [scripthash, kind.value])
 
 
-def take_watch_changes(db: Database, *, limit: int) -> list[tuple[ScriptHash, ScriptRecord | None]]:
-    """Take queued changes off the queue, oldest first; None stands for a script that was removed."""
-    rows = db.execute("SELECT change_id, scripthash FROM watch_change ORDER BY change_id LIMIT ?", [limit]).fetchall()
-    if not rows:
-        return []
-    db.execute("DELETE FROM watch_change WHERE change_id <= ?", [rows[-1][0]])
-    return [(ScriptHash(row[1]), load_script(db, ScriptHash(row[1]))) for row in rows]
+def take_watch_changes(db: Database, *, limit: int) -> list[tuple[ScriptHash, WatchChange, Status | None]]:
+    """Take changes off the queue, oldest first, each with what has been absorbed of the script by now."""
+    rows = db.execute(
+        "SELECT change_id, scripthash, kind FROM watch_change ORDER BY change_id LIMIT ?", [limit]
+    ).fetchall()
+    if rows:
+        db.execute("DELETE FROM watch_change WHERE change_id <= ?", [rows[-1][0]])
+    changes = []
+    for _, scripthash, kind in rows:
+        record = load_script(db, ScriptHash(scripthash))
+        if record is not None or kind == WatchChange.REMOVED.value:  # else removed since: that change follows
+            known_status = record.known_status if record is not None else None
+            changes.append((ScriptHash(scripthash), WatchChange(kind), known_status))
+    return changes
 
 
 def clear_watch_changes(db: Database) -> None:
@@ -148,13 +182,19 @@ def has_watch_changes(db: Database) -> bool:
     return db.execute("SELECT 1 FROM watch_change LIMIT 1").fetchone() is not None
 
 
-def save_status(db: Database, scripthash: ScriptHash, status: Status | None, *, now: int, trouble: str = "") -> bool:
-    """Record what has been absorbed of a script; False if nobody wants the script any more."""
-    cursor = db.execute(
-        "UPDATE script SET known_status = ?, absorbed_at = ?, trouble = ? WHERE scripthash = ?",
-        [status, now, trouble, scripthash],
-    )
-    return cursor.rowcount > 0
+def save_status(db: Database, scripthash: ScriptHash, status: Status | None, *, is_complete: bool, now: int) -> None:
+    """Record how far a script's history has been worked in.
+
+    Args:
+        is_complete: False if something of it could not be fetched or proved; it must then be asked again.
+    """
+    if is_complete:
+        db.execute(
+            "UPDATE script SET known_status = ?, absorbed_at = ?, trouble = '' WHERE scripthash = ?",
+            [status, now, scripthash],
+        )
+    else:
+        db.execute("UPDATE script SET known_status = ? WHERE scripthash = ?", [UNKNOWN, scripthash])
 
 
 def save_trouble(db: Database, scripthash: ScriptHash, trouble: str) -> None:

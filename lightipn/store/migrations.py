@@ -49,7 +49,8 @@ CREATE INDEX script_wanted ON script (wanted_until) WHERE wanted_until IS NOT NU
 -- A queue for the running service: scripts that were added, removed, or must be asked again.
 CREATE TABLE watch_change (
     change_id INTEGER PRIMARY KEY AUTOINCREMENT,
-    scripthash BLOB NOT NULL
+    scripthash BLOB NOT NULL,
+    kind TEXT NOT NULL CHECK (kind IN ('added', 'removed', 'asked'))
 ) STRICT;
 
 -- outputs: 4-byte index and 8-byte satoshis each; spends: 32-byte txid and 4-byte index each; little-endian.
@@ -105,8 +106,10 @@ CREATE TABLE message (
     created_at INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX message_subscription ON message (subscription_id);
--- Walked host by host, so that a dead shop's thousand messages are never read to find a live one's first.
+-- The first finds a host's oldest, so that a dead shop's thousand messages are never in a live one's way; the second
+-- finds the hosts that have something due now.
 CREATE INDEX message_due ON message (host, due_at) WHERE due_at IS NOT NULL AND is_in_flight = 0 AND is_held = 0;
+CREATE INDEX message_due_at ON message (due_at, host) WHERE due_at IS NOT NULL AND is_in_flight = 0 AND is_held = 0;
 
 CREATE TABLE attempt (
     attempt_id INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -21,7 +21,8 @@ from lightipn.store.subscriptions import host_of, subscription_of
 ANSWER_HEAD_BYTES = 500
 # Of one message so many attempts are kept, the newest: a dead shop with thousands of addresses must not fill the disk.
 KEPT_ATTEMPTS = 100
-PRUNE_EVERY_TRIES = 10
+PRUNE_EVERY = 10
+LONGEST_PAUSE_S = 2 * 86400.0  # above the longest retry interval that the configuration allows
 _MESSAGE = "message_id, payload, heard_payload, is_heard_in_doubt, tries, due_at"
 
 
@@ -124,18 +125,14 @@ def save_message(db: Database, message_key: int, message: Message) -> None:
     )
 
 
-# The hosts that have something to send, found by jumping through the index from host to host.
 _HOSTS = """
-WITH RECURSIVE waiting (host) AS (
-    SELECT min(host) FROM message WHERE due_at IS NOT NULL AND is_in_flight = 0 AND is_held = 0
-    UNION ALL
-    SELECT (SELECT min(host) FROM message
-            WHERE host > waiting.host AND due_at IS NOT NULL AND is_in_flight = 0 AND is_held = 0)
-    FROM waiting WHERE waiting.host IS NOT NULL
-)
-SELECT host, (SELECT min(due_at) FROM message
-              WHERE message.host = waiting.host AND due_at IS NOT NULL AND is_in_flight = 0 AND is_held = 0)
-FROM waiting WHERE host IS NOT NULL
+SELECT host, min(due_at) FROM message INDEXED BY message_due_at
+WHERE due_at <= ? AND due_at IS NOT NULL AND is_in_flight = 0 AND is_held = 0
+GROUP BY host ORDER BY 2
+"""
+_NEXT_DUE = """
+SELECT min(due_at) FROM message INDEXED BY message_due_at
+WHERE due_at > ? AND due_at IS NOT NULL AND is_in_flight = 0 AND is_held = 0
 """
 _DUE = f"""
 SELECT {", ".join("message." + column for column in _MESSAGE.split(", "))}, message.message_key,
@@ -168,25 +165,12 @@ def claim_due(
         The claims, and the time at which the next message is due that was left for its time to come; None if none is.
     """
     claims: list[Claim] = []
-    next_due_at: float | None = None
-    for host, due_at in sorted(db.execute(_HOSTS).fetchall(), key=lambda row: row[1]):
-        if due_at > now:
-            next_due_at = due_at if next_due_at is None else min(next_due_at, due_at)
-            continue
+    for host, _ in db.execute(_HOSTS, [now]).fetchall():
         host_room = min(room - len(claims), room_per_host - busy.get(host, 0))
-        if host_room <= 0:
-            continue  # the end of one of its attempts will ring again
-        rows = db.execute(_DUE, [host, now, host_room]).fetchall()
-        claims.extend(_claim(db, policies, host, row, now=now) for row in rows)
-        if len(rows) < host_room:
-            left = db.execute(
-                "SELECT min(due_at) FROM message"
-                " WHERE host = ? AND due_at IS NOT NULL AND is_in_flight = 0 AND is_held = 0",
-                [host],
-            ).fetchone()[0]
-            if left is not None:
-                next_due_at = left if next_due_at is None else min(next_due_at, left)
-    return claims, next_due_at
+        if host_room > 0:  # else the end of one of its attempts will ring again
+            rows = db.execute(_DUE, [host, now, host_room]).fetchall()
+            claims.extend(_claim(db, policies, host, row, now=now) for row in rows)
+    return claims, db.execute(_NEXT_DUE, [now]).fetchone()[0]
 
 
 def _claim(db: Database, policies: Mapping[str, Policy], host: str, row: tuple[Any, ...], *, now: float) -> Claim:
@@ -209,7 +193,7 @@ def _claim(db: Database, policies: Mapping[str, Policy], host: str, row: tuple[A
             now,
         ],
     )
-    if message.tries % PRUNE_EVERY_TRIES == 0:
+    if int(cursor.lastrowid or 0) % PRUNE_EVERY == 0:
         db.execute(
             "DELETE FROM attempt WHERE message_key = ? AND attempt_id <="
             " (SELECT attempt_id FROM attempt WHERE message_key = ? ORDER BY attempt_id DESC LIMIT 1 OFFSET ?)",
@@ -251,6 +235,12 @@ def finish_attempt(
     save_message(db, claim.message_key, after)
     db.execute("UPDATE message SET is_in_flight = 0 WHERE message_key = ?", [claim.message_key])
     return outcome
+
+
+def pull_in_due_times(db: Database, *, now: float) -> int:
+    """Make due what is due later than any policy allows: the clock was ahead when it was written. Returns how many."""
+    cursor = db.execute("UPDATE message SET due_at = ? WHERE due_at > ?", [now, now + LONGEST_PAUSE_S])
+    return int(cursor.rowcount)
 
 
 def recover_interrupted(db: Database) -> int:

@@ -47,10 +47,15 @@ def review_script(
     db: Database, policies: Mapping[str, Policy], scripthash: ScriptHash, *, tip_height: int, now: float
 ) -> bool:
     """Review everybody's subscriptions of a script; True if a message is due because of it."""
-    watchers = subscriptions.load_subscriptions_of(db, scripthash)
-    payments = ledger.load_payments(db, scripthash) if watchers else None
-    if payments is None:
-        return False
+    payments = ledger.load_payments(db, scripthash)
+    return payments is not None and review_payments(db, policies, payments, tip_height=tip_height, now=now)
+
+
+def review_payments(
+    db: Database, policies: Mapping[str, Policy], payments: ScriptPayments, *, tip_height: int, now: float
+) -> bool:
+    """Do the same with payments that the caller holds already."""
+    watchers = subscriptions.load_subscriptions_of(db, payments.scripthash)
     due = [review_subscription(db, policies, watcher, payments, tip_height=tip_height, now=now) for watcher in watchers]
     return any(due)
 
@@ -63,8 +68,11 @@ def review_woken(db: Database, policies: Mapping[str, Policy], *, tip_height: in
     """
     woken = subscriptions.load_woken(db, tip_height, limit=WOKEN_PAGE)
     is_due = False
+    held: dict[ScriptHash, ScriptPayments | None] = {}
     for subscription in woken:
-        payments = ledger.load_payments(db, subscription.scripthash)
+        if subscription.scripthash not in held:
+            held = {subscription.scripthash: ledger.load_payments(db, subscription.scripthash)}
+        payments = held[subscription.scripthash]
         assert payments is not None  # a subscription's script cannot be removed before it
         is_due |= review_subscription(db, policies, subscription, payments, tip_height=tip_height, now=now)
     return is_due, len(woken) == WOKEN_PAGE

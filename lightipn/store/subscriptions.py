@@ -26,8 +26,7 @@ def save_subscription(
 ) -> Subscription:
     """Add a subscription, or update the terms of the owner's one for the same address and URL."""
     ledger.add_script(db, address)
-    # A script that was merely looked up so far is wanted for good now.
-    db.execute("UPDATE script SET wanted_until = NULL WHERE scripthash = ?", [address.scripthash])
+    ledger.want_for_good(db, address.scripthash)
     # "+owner" keeps SQLite from the index by owner: one owner may have a hundred thousand subscriptions.
     row = db.execute(
         "SELECT subscription_id FROM subscription WHERE scripthash = ? AND dialect = ? AND +owner = ? AND url = ?",
@@ -88,7 +87,8 @@ def load_subscriptions_of(db: Database, scripthash: ScriptHash) -> list[Subscrip
 def load_woken(db: Database, tip_height: int, *, limit: int) -> list[Subscription]:
     """Return subscriptions whose payload a block up to this height may have changed."""
     rows = db.execute(
-        f"SELECT {_COLUMNS} FROM subscription WHERE wake_height <= ? LIMIT ?", [tip_height, limit]
+        f"SELECT {_COLUMNS} FROM subscription WHERE wake_height <= ? ORDER BY wake_height, scripthash LIMIT ?",
+        [tip_height, limit],
     ).fetchall()
     return [subscription_of(row) for row in rows]
 

@@ -25,6 +25,7 @@ from lightipn.store import ledger as ledger_store
 from lightipn.store import reviews
 from lightipn.store.database import Database, Store
 from lightipn.tracker.events import log_events
+from lightipn.tracker.gate import CommitGate
 
 # A confirmation counter never looks deeper than this: what lies lower is not touched when the tip falls.
 DEEPEST_CONFIRMS = 1000
@@ -88,6 +89,7 @@ class ChainFollower:
         self._policies = policies
         self._ring = ring
         self._clock = clock
+        self.gate = CommitGate()
         self._lock = trio.Lock()
         self._tips: dict[str, TipChanged] = {}
         self._bell = trio.Event()
@@ -117,7 +119,8 @@ class ChainFollower:
             except SourceError as error:
                 log.info("tracker.headers_unavailable", server=update.server, reason=str(error))
                 return
-        self.is_tip_proved = True
+        if self.chain.hash_at(update.height) == parse_header(update.raw_header).block_hash:
+            self.is_tip_proved = True
 
     async def _sync(self, server: str, height: int, raw_header: bytes) -> None:
         """Find where the server's chain leaves ours, and adopt it from there on if it has more work."""
@@ -137,7 +140,7 @@ class ChainFollower:
                 break
             page = await self._fetch_page(server, asked_from, height)
             if not page:
-                break
+                raise HeaderError(f"server says its tip is {height} and has no header {asked_from}")
             headers += page
         if height < self.chain.tip_height:
             log.info("tracker.server_behind", server=server, height=height, our_height=self.chain.tip_height)
@@ -169,10 +172,11 @@ class ChainFollower:
             is_woken, is_more = reviews.review_woken(db, self._policies, tip_height=delta.tip_height, now=now)
             return events, unsettled, is_due or is_woken, is_more
 
-        events, unsettled, is_due, is_more = await self._store.transact(work)
-        self.chain.apply(delta)
-        for scripthash in unsettled:
-            self._source.recheck(scripthash, after_s=0.0)
+        async with self.gate.alone():
+            events, unsettled, is_due, is_more = await self._store.transact(work)
+            self.chain.apply(delta)
+            for scripthash in unsettled:
+                self._source.recheck(scripthash, after_s=0.0)
         self._log(delta, events)
         if is_due:
             self._ring()

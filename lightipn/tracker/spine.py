@@ -11,7 +11,7 @@ import structlog
 import trio
 
 from lightipn.bitcoin.hashes import ScriptHash, Txid, hex_of
-from lightipn.chain.history import UNKNOWN, HistoryEntry
+from lightipn.chain.history import HistoryEntry
 from lightipn.chain.source import ChainSource, ScriptHashChanged, SourceLost, TipChanged
 from lightipn.chain.verifier import (
     Confirmed,
@@ -80,8 +80,11 @@ class Tracker:
         self._policies = policies
         self._ring = ring
         self._clock = clock
+        self._gate = follower.gate
         self._progress = trio.Event()
         self._rechecks: dict[ScriptHash, int] = {}
+        # scripts under way → the newest update that came meanwhile
+        self._under_way: dict[ScriptHash, ScriptHashChanged | None] = {}
 
     async def run(self) -> None:
         """Work on updates for ever: histories side by side, the chain by one task."""
@@ -109,10 +112,16 @@ class Tracker:
 
     async def _work(self, receive: trio.MemoryReceiveChannel[ScriptHashChanged]) -> None:
         async for update in receive:
-            try:
-                await self._absorb(update)
-            except SourceError as error:
-                self._recheck(update.scripthash, reason=str(error))
+            if update.scripthash in self._under_way:
+                # One at a time for each script, in the order received: what is known when evidence is fetched must
+                # still be what is known when it is committed.
+                self._under_way[update.scripthash] = update
+                continue
+            following: ScriptHashChanged | None = update
+            while following is not None:
+                self._under_way[update.scripthash] = None
+                await self._absorb(following)
+                following = self._under_way.pop(update.scripthash)
 
     def _recheck(self, scripthash: ScriptHash, *, reason: str) -> None:
         """Ask again later: something of the history could not be fetched or proved."""
@@ -129,26 +138,27 @@ class Tracker:
                 ledger_store.load_payments(db, update.scripthash),
             )
         )
-        if record is None or payments is None:
-            self._source.unwatch(update.scripthash)
+        if record is None or payments is None:  # removed meanwhile; whoever removed it has the source told
+            self._rechecks.pop(update.scripthash, None)
             return
         if record.wanted_until is not None and len(update.history) > MAX_LOOKUP_HISTORY:
             await self._store.transact(lambda db: ledger_store.save_trouble(db, update.scripthash, "history-too-long"))
-            self._source.watch(update.scripthash, update.status)
+            self._source.absorbed(update.scripthash, update.status)
             self._tell_progress()
             return
         known = {txid: _place_of(entry) for txid, entry in payments.entries.items()}
         evidence = await self._fetch_evidence(missing_of(update.history, known), update.server)
         verified = verify(update.history, known, evidence)
-        recorded = await self._store.transact(lambda db: self._record_history(db, update, verified))
+        async with self._gate.shared():
+            recorded = await self._store.transact(lambda db: self._record_history(db, update, verified))
+            if recorded.is_complete:
+                self._rechecks.pop(update.scripthash, None)
+                self._source.absorbed(update.scripthash, update.status)
+            else:
+                self._recheck(update.scripthash, reason="not all of it is proved yet")
         log_events(recorded.events)
         if recorded.is_due:
             self._ring()
-        if recorded.is_complete:
-            self._rechecks.pop(update.scripthash, None)
-            self._source.watch(update.scripthash, update.status)
-        else:
-            self._recheck(update.scripthash, reason="confirmation not proved yet")
         self._tell_progress()
 
     def _record_history(self, db: Database, update: ScriptHashChanged, verified: VerifiedHistory) -> _Recorded:
@@ -163,13 +173,10 @@ class Tracker:
         delta = rules.absorbed(payments, held, now=int(now))
         ledger_store.save_entries(db, update.scripthash, delta.entries)
         is_complete = not held.unproved
-        ledger_store.save_status(db, update.scripthash, update.status if is_complete else UNKNOWN, now=int(now))
-        is_due = bool(delta.entries) and reviews.review_script(
-            db,
-            self._policies,
-            update.scripthash,
-            tip_height=chain_store.load_tip_height(db),
-            now=now,
+        ledger_store.save_status(db, update.scripthash, update.status, is_complete=is_complete, now=int(now))
+        after = replace(payments, entries=payments.entries | {entry.txid: entry for entry in delta.entries})
+        is_due = bool(delta.entries) and reviews.review_payments(
+            db, self._policies, after, tip_height=chain_store.load_tip_height(db), now=now
         )
         return _Recorded(delta.events, is_due=is_due, is_complete=is_complete)
 
@@ -192,27 +199,8 @@ class Tracker:
     # --- evidence ---
 
     async def _fetch_evidence(self, missing: Missing, server: str) -> Evidence:
-        """Fetch what is missing, all at once.
-
-        A branch or a header that cannot be had leaves its entry unproved. A raw transaction is indispensable: without
-        it the amount is unknown.
-
-        Raises:
-            SourceError: a raw transaction cannot be had, or is not the one that was asked for.
-        """
+        """Fetch what is missing, all at once; what cannot be had leaves its entry unproved, and no other."""
         evidence = Evidence()
-        failures: list[SourceError] = []
-
-        async def fetch_transaction(txid: Txid) -> None:
-            try:
-                raw = await self._source.fetch_transaction(txid)
-                evidence.transactions[txid] = accept_transaction(txid, raw)
-            except TransactionError as error:
-                self._source.report(server, f"transaction: {error}", raw)
-                failures.append(error)
-            except SourceError as error:
-                failures.append(error)
-
         for page in itertools.count(0, EVIDENCE_PAGE):
             transactions = missing.transactions[page : page + EVIDENCE_PAGE]
             branches = missing.branches[page : page + EVIDENCE_PAGE]
@@ -220,12 +208,20 @@ class Tracker:
                 break
             async with trio.open_nursery() as nursery:
                 for txid in transactions:
-                    nursery.start_soon(fetch_transaction, txid)
+                    nursery.start_soon(self._fetch_transaction, txid, evidence, server)
                 for claim in branches:
                     nursery.start_soon(self._fetch_proof, claim, evidence, server)
-            if failures:
-                raise failures[0]
         return evidence
+
+    async def _fetch_transaction(self, txid: Txid, evidence: Evidence, server: str) -> None:
+        raw = b""
+        try:
+            raw = await self._source.fetch_transaction(txid)
+            evidence.transactions[txid] = accept_transaction(txid, raw)
+        except TransactionError as error:
+            self._source.report(server, f"transaction: {error}", raw)
+        except SourceError as error:
+            log.info("tracker.transaction_unavailable", server=server, txid=hex_of(txid), reason=str(error))
 
     async def _fetch_proof(self, claim: HistoryEntry, evidence: Evidence, server: str) -> None:
         """Fetch the branch and the header that would prove one claim."""
