@@ -13,6 +13,7 @@ from lightipn.app import ipn_settings_of, open_service_tools
 from lightipn.bitcoin.address import parse_address
 from lightipn.config import Config, load_config
 from lightipn.dialects.ipn.routes import address_of_user
+from lightipn.dialects.ipn.wire import btc_text
 from lightipn.errors import RequestError
 from lightipn.ledger.entries import ReceivedTotals
 from lightipn.store.database import is_service_running
@@ -70,4 +71,4 @@ def _received(config: Config, address: str) -> tuple[Decimal, Decimal]:
         return totals
 
     totals = trio.run(ask)
-    return Decimal(totals.confirmed_sat).scaleb(-8), Decimal(totals.unconfirmed_sat).scaleb(-8)
+    return Decimal(btc_text(totals.confirmed_sat)), Decimal(btc_text(totals.unconfirmed_sat))

@@ -327,6 +327,7 @@ class Service:
                 tip_height=chain.load_tip_height(db),
                 subscriptions=subscriptions.count_subscriptions(db),
                 pending_deliveries=pending,
+                held_deliveries=outbox.count_held(db),
                 oldest_due_at=waiting_since,
                 servers=tuple(servers.load_servers(db)),
                 failing_hosts=tuple(outbox.load_failing_hosts(db, limit=20)),
@@ -342,6 +343,7 @@ class Summary:
 
     Args:
         tip: height, hash and raw header of our verified tip; None before the first header.
+        held_deliveries: of the pending ones, those whose owner has no good key.
         oldest_due_at: unix seconds at which the message that waits longest is or was due; None if none waits.
     """
 
@@ -349,6 +351,7 @@ class Summary:
     tip_height: int
     subscriptions: int
     pending_deliveries: int
+    held_deliveries: int
     oldest_due_at: float | None
     servers: tuple[ServerState, ...]
     failing_hosts: tuple[outbox.FailingHost, ...]

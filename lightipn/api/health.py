@@ -30,9 +30,11 @@ class Readiness:
     @property
     def reason(self) -> str:
         """Why the service is not ready; empty when it is."""
+        connected = any(server.verdict == "connected" for server in self.servers)
         if not self.is_tip_proved:
-            connected = any(server.verdict == "connected" for server in self.servers)
             return "headers are being proved" if connected else "no server is connected"
+        if self.watches.oldest_gap_s > LONGEST_GAP_S and not connected:
+            return f"no server has been connected for {self.watches.oldest_gap_s:.0f} s"
         if self.watches.oldest_gap_s > LONGEST_GAP_S:
             return f"a watch has been without a subscription for {self.watches.oldest_gap_s:.0f} s"
         return ""

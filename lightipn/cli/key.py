@@ -47,3 +47,8 @@ def revoke(
         errors.print("error: there is no such good key", style="red")
         raise typer.Exit(1)
     console.print(f"{count} revoked.")
+    keys = ask_service(config, lambda service: service.list_keys())
+    if not any(key.name == name and key.revoked_at is None for key in keys):
+        console.print(
+            f"{name} has no good key left: its callbacks are held until `lightipn key create {name}`.", markup=False
+        )

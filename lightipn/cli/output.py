@@ -1,5 +1,6 @@
 """What commands print: tables for people, JSON for programs. Foreign text is escaped before it reaches a terminal."""
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-console = Console(highlight=False)
+# Nothing is folded where a program reads: an address must stay one word for grep.
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 4000)
 
 
 def print_json(value: object) -> None:

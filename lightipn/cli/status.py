@@ -31,6 +31,7 @@ def _summary_json(summary: Summary) -> dict[str, object]:
         "tip_time": parse_header(tip[2]).time if tip else None,
         "subscriptions": summary.subscriptions,
         "pending_deliveries": summary.pending_deliveries,
+        "held_deliveries": summary.held_deliveries,
         "oldest_due_at": summary.oldest_due_at,
         "failing_hosts": [
             {"host": f.host, "messages": f.messages, "tries": f.tries, "last_trouble": f.last_trouble}
@@ -64,6 +65,7 @@ def _print_summary(summary: Summary, *, is_running: bool, network: str) -> None:
             "verified tip": tip_text,
             "subscriptions": summary.subscriptions,
             "waiting deliveries": summary.pending_deliveries,
+            "held (owner has no key)": summary.held_deliveries,
             "oldest is due": time_text(summary.oldest_due_at) or "-",
             "API keys": "there" if summary.is_key_there else "none that is good",
         }

@@ -88,6 +88,8 @@ def totals_of(entries: Iterable[LedgerEntry], *, tip_height: int, confirmations:
         deposit_sat = max(0, entry.net_sat)
         if isinstance(entry.state, Replaced) or deposit_sat == 0:
             continue
+        if entry.is_coinbase and not isinstance(entry.state, Confirmed):
+            continue  # mined coins exist in their block alone: a reorg that took it took them
         counts_at = entry.counts_at_height(confirmations)
         if counts_at is not None and counts_at <= tip_height:
             confirmed_sat += deposit_sat

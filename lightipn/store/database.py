@@ -10,6 +10,7 @@ Trio's autojumping clock would jump while SQLite works in a thread.
 
 import contextlib
 import fcntl
+import os
 import queue
 import sqlite3
 import threading
@@ -239,6 +240,9 @@ def _prepare(db: Database, network_name: str) -> None:
     """Bring the schema up to date, and bind the file to its network."""
     db.conn.execute("BEGIN IMMEDIATE")  # several programs may start on a fresh file at the same time
     try:
+        tables = set(db.table_names())
+        if tables and migrations.migrations_table not in tables:
+            raise StoreMismatchError("the file is the database of another program")
         applied = {migration.name for migration in migrations.applied(db)}
         if applied - MIGRATION_NAMES:
             raise StoreError("the database was written by a newer version of LightIPN; upgrade the program")
@@ -273,6 +277,9 @@ async def open_store(path: Path, network_name: str, *, threaded: bool = True) ->
         StoreError: the file cannot be opened, is damaged, or was written by a newer version.
     """
     try:
+        if not path.exists():
+            # payments and callback URLs are nobody else's business; SQLite's side files take the same mode
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         writer = _connect(path)
         try:
             _prepare(writer, network_name)
@@ -280,8 +287,10 @@ async def open_store(path: Path, network_name: str, *, threaded: bool = True) ->
         except BaseException:
             writer.conn.close()
             raise
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be made ({error.strerror})") from error
     except sqlite3.Error as error:
-        raise _translated(error) from error
+        raise StoreError(f"{path}: {_translated(error)}") from error
     store = Store(path, writer, reader)
     try:
         if threaded:

@@ -319,6 +319,11 @@ def make_due(db: Database, message_key: int, *, now: float) -> bool:
     return cursor.rowcount > 0
 
 
+def count_held(db: Database) -> int:
+    """Return how many messages wait for their owner to get a key again."""
+    return int(db.execute("SELECT count(*) FROM message WHERE is_held = 1 AND due_at IS NOT NULL").fetchone()[0])
+
+
 def count_pending(db: Database) -> tuple[int, float | None]:
     """Return how many messages are not acknowledged, and since when the longest-waiting one is due (unix seconds)."""
     row = db.execute("SELECT count(*), min(due_at) FROM message WHERE due_at IS NOT NULL").fetchone()

@@ -43,6 +43,8 @@ EVIDENCE_PAGE = 500
 FIRST_RECHECK_S = 2.0
 LONGEST_RECHECK_S = 300.0
 MAX_LOOKUP_HISTORY = 1000
+# So often a branch may fail to prove its claim before the server is blamed for it: two reorgs in a row are rare.
+PATIENT_RECHECKS = 3
 
 log = structlog.get_logger("tracker")
 
@@ -147,7 +149,8 @@ class Tracker:
             self._tell_progress()
             return
         known = {txid: _place_of(entry) for txid, entry in payments.entries.items()}
-        evidence = await self._fetch_evidence(missing_of(update.history, known), update.server)
+        is_patient = self._rechecks.get(update.scripthash, 0) < PATIENT_RECHECKS
+        evidence = await self._fetch_evidence(missing_of(update.history, known), update.server, is_patient=is_patient)
         verified = verify(update.history, known, evidence)
         async with self._gate.shared():
             recorded = await self._store.transact(lambda db: self._record_history(db, update, verified))
@@ -198,7 +201,7 @@ class Tracker:
 
     # --- evidence ---
 
-    async def _fetch_evidence(self, missing: Missing, server: str) -> Evidence:
+    async def _fetch_evidence(self, missing: Missing, server: str, *, is_patient: bool) -> Evidence:
         """Fetch what is missing, all at once; what cannot be had leaves its entry unproved, and no other."""
         evidence = Evidence()
         for page in itertools.count(0, EVIDENCE_PAGE):
@@ -210,7 +213,7 @@ class Tracker:
                 for txid in transactions:
                     nursery.start_soon(self._fetch_transaction, txid, evidence, server)
                 for claim in branches:
-                    nursery.start_soon(self._fetch_proof, claim, evidence, server)
+                    nursery.start_soon(self._fetch_proof, claim, evidence, server, is_patient)
         return evidence
 
     async def _fetch_transaction(self, txid: Txid, evidence: Evidence, server: str) -> None:
@@ -223,7 +226,7 @@ class Tracker:
         except SourceError as error:
             log.info("tracker.transaction_unavailable", server=server, txid=hex_of(txid), reason=str(error))
 
-    async def _fetch_proof(self, claim: HistoryEntry, evidence: Evidence, server: str) -> None:
+    async def _fetch_proof(self, claim: HistoryEntry, evidence: Evidence, server: str, is_patient: bool) -> None:
         """Fetch the branch and the header that would prove one claim."""
         height = claim.height
         assert height is not None
@@ -235,8 +238,10 @@ class Tracker:
             accept_branch(claim.txid, branch, header)
         except MerkleBranchError as error:
             # Often a reorg between two answers, so no server is blamed at once: the claim stays unproved, and a
-            # recheck asks for branch and height anew.
-            log.info("tracker.branch_refused", server=server, txid=hex_of(claim.txid), reason=str(error))
+            # recheck asks for branch and height anew. One that still does not prove it then is of no use.
+            log.warning("tracker.branch_refused", server=server, txid=hex_of(claim.txid), reason=str(error))
+            if not is_patient:
+                self._source.report(server, f"branch: {error}")
             return
         except SourceError as error:
             log.info("tracker.branch_unavailable", server=server, txid=hex_of(claim.txid), reason=str(error))
