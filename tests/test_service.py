@@ -14,13 +14,14 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
+from lightipn import service as service_module
 from lightipn.bitcoin.address import Address
 from lightipn.bitcoin.header import parse_header
 from lightipn.bitcoin.network import REGTEST
 from lightipn.chain.headers import ChainDelta
 from lightipn.chain.history import Status
 from lightipn.chain.source import ServerState
-from lightipn.errors import RequestError
+from lightipn.errors import RequestError, StoreError
 from lightipn.ledger.entries import LedgerEntry, ReceivedTotals
 from lightipn.service import (
     LOOKUP_KEEP_S,
@@ -86,7 +87,7 @@ class Tools:
                 ledger.save_trouble(db, address.scripthash, trouble)
                 return
             ledger.save_entries(db, address.scripthash, entries)
-            ledger.save_status(db, address.scripthash, Status(b"\x01" * 32), now=NOW)
+            ledger.save_status(db, address.scripthash, Status(b"\x01" * 32), is_complete=True, now=NOW)
 
         await self.store.transact(work)
         self._progress.set()
@@ -296,6 +297,27 @@ async def test_totals_of_no_address_are_refused(tools: Tools, text: str) -> None
     assert await tools.lookups_asked() == 0
 
 
+async def test_lookups_are_limited_in_number(
+    tools: Tools, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever looks up very many addresses is refused; known ones, and watched ones, are answered all the same."""
+    monkeypatch.setattr(service_module, "MOST_LOOKUPS", 3)
+    for number in range(3):
+        await tools.service.request_lookup(regtest_address(number))
+        await tools.settle(regtest_address(number))
+    with pytest.raises(RequestError) as caught:
+        await tools.service.received(regtest_address(3).text, confirmations=1)
+    assert (caught.value.code, caught.value.status_hint) == ("too-many-lookups", 503)
+    assert await tools.service.received(regtest_address(0).text, confirmations=1) == NOTHING
+    watched = regtest_address(4)
+    await tools.service.subscribe(dialect="plain", owner="shop", address=watched.text, url=URL, terms=b"1")
+    async with open_asking(tools) as asking:
+        asking.ask("watched", watched)
+        await trio.testing.wait_all_tasks_blocked()
+        await tools.settle(watched)
+    assert asking.answers == {"watched": (0.0, NOTHING)}
+
+
 # --- subscriptions -----------------------------------------------------------------------------------------------
 
 
@@ -387,14 +409,26 @@ async def test_plain_names_are_taken(tools: Tools, name: str) -> None:
 
 
 async def test_first_key_is_made_once_ever(tools: Tools) -> None:
-    """A key is made where there has never been one; a revoked one counts."""
-    secret = await tools.service.create_first_key()
-    assert secret is not None
-    assert await tools.service.owner_of(secret) == "shop"
-    assert await tools.service.create_first_key() is None
+    """A key is made, and shown, where there has never been one; a revoked one counts."""
+    shown: list[str] = []
+    await tools.service.create_first_key(shown.append)
+    await tools.service.create_first_key(shown.append)
+    assert [await tools.service.owner_of(secret) for secret in shown] == ["shop"]
     assert await tools.service.revoke_key("shop") == 1
-    assert await tools.service.create_first_key() is None
+    await tools.service.create_first_key(shown.append)
+    assert len(shown) == 1
     assert await tools.service.revoke_key("shop") == 0
+
+
+async def test_first_key_that_cannot_be_shown_is_not_made(tools: Tools) -> None:
+    """A key that nobody has seen is never in force, so the next start makes one that somebody sees."""
+
+    def fail(secret: str) -> None:
+        raise StoreError("the folder cannot be written")
+
+    with pytest.raises(StoreError):
+        await tools.service.create_first_key(fail)
+    assert await tools.service.list_keys() == []
 
 
 # --- deliveries and state ----------------------------------------------------------------------------------------
@@ -427,6 +461,7 @@ async def test_summary_is_what_the_database_says(tools: Tools) -> None:
         tip_height=TIP,
         subscriptions=0,
         pending_deliveries=0,
+        held_deliveries=0,
         oldest_due_at=None,
         servers=(),
         failing_hosts=(),

@@ -43,6 +43,9 @@ class _Job(Generic[T]):
 
 
 def _connect(path: Path, *, read_only: bool = False) -> Database:
+    if not read_only and not path.exists():
+        # payments and callback URLs are nobody else's business; SQLite's side files take the same mode
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_S)
     try:
@@ -277,9 +280,6 @@ async def open_store(path: Path, network_name: str, *, threaded: bool = True) ->
         StoreError: the file cannot be opened, is damaged, or was written by a newer version.
     """
     try:
-        if not path.exists():
-            # payments and callback URLs are nobody else's business; SQLite's side files take the same mode
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         writer = _connect(path)
         try:
             _prepare(writer, network_name)

@@ -21,7 +21,6 @@ from lightipn.store.subscriptions import host_of, subscription_of
 ANSWER_HEAD_BYTES = 500
 # Of one message so many attempts are kept, the newest: a dead shop with thousands of addresses must not fill the disk.
 KEPT_ATTEMPTS = 100
-PRUNE_EVERY = 10
 LONGEST_PAUSE_S = 2 * 86400.0  # above the longest retry interval that the configuration allows
 _MESSAGE = "message_id, payload, heard_payload, is_heard_in_doubt, tries, due_at"
 
@@ -193,12 +192,11 @@ def _claim(db: Database, policies: Mapping[str, Policy], host: str, row: tuple[A
             now,
         ],
     )
-    if int(cursor.lastrowid or 0) % PRUNE_EVERY == 0:
-        db.execute(
-            "DELETE FROM attempt WHERE message_key = ? AND attempt_id <="
-            " (SELECT attempt_id FROM attempt WHERE message_key = ? ORDER BY attempt_id DESC LIMIT 1 OFFSET ?)",
-            [message_key, message_key, KEPT_ATTEMPTS],
-        )
+    db.execute(
+        "DELETE FROM attempt WHERE message_key = ? AND attempt_id <="
+        " (SELECT attempt_id FROM attempt WHERE message_key = ? ORDER BY attempt_id DESC LIMIT 1 OFFSET ?)",
+        [message_key, message_key, KEPT_ATTEMPTS],
+    )
     return Claim(
         attempt_id=int(cursor.lastrowid or 0),
         message_key=message_key,

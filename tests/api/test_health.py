@@ -68,6 +68,11 @@ async def test_ready_service_says_so() -> None:
             "a watch has been without a subscription for 31 s",
             id="gap",
         ),
+        pytest.param(
+            replace(READY, watches=replace(READY.watches, oldest_gap_s=LONGEST_GAP_S + 1), servers=()),
+            "no server has been connected for 31 s",
+            id="gap without a server",
+        ),
     ],
 )
 async def test_service_that_is_not_ready_says_why(state: Readiness, reason: str) -> None:

@@ -84,7 +84,7 @@ def test_everything_outside_the_witness_changes_the_txid() -> None:
 def test_inputs_and_outputs_keep_their_order() -> None:
     """All inputs and outputs are there, in order, with amounts from zero to 21 million BTC."""
     spends = [Outpoint(txid_of(number), number) for number in range(300)]
-    outputs = [(0, b""), (MAX_MONEY_SAT, SCRIPT), (1, bytes(70_000))]
+    outputs = [(0, b""), (MAX_MONEY_SAT - 1, SCRIPT), (1, bytes(70_000))]
     found = parse_transaction(raw_transaction(spends, outputs))
     assert found.spends == tuple(spends)
     assert found.outputs == tuple(TxOutput(amount_sat=amount_sat, script=script) for amount_sat, script in outputs)
@@ -234,7 +234,9 @@ def test_any_bytes_parse_or_are_refused(raw: bytes) -> None:
 
 @given(
     st.lists(st.builds(Outpoint, st.binary(min_size=32, max_size=32), st.integers(0, 0xFFFFFFFF)), min_size=1),
-    st.lists(st.tuples(st.integers(0, MAX_MONEY_SAT), st.binary(min_size=5, max_size=60)), min_size=1),
+    st.lists(
+        st.tuples(st.integers(0, MAX_MONEY_SAT // 100), st.binary(min_size=5, max_size=60)), min_size=1, max_size=100
+    ),
     st.integers(0, 0xFFFFFFFF),
     st.none() | st.lists(st.binary(max_size=80), max_size=3),
 )
@@ -248,3 +250,11 @@ def test_written_transactions_read_back(
     assert found.txid == double_sha256(raw_transaction(spends, outputs, sequence=sequence))
     assert found.spends == tuple(spends)
     assert [(output.amount_sat, output.script) for output in found.outputs] == outputs
+
+
+def test_outputs_that_sum_to_more_than_all_coins_are_refused() -> None:
+    """Outputs are bounded together, not one by one: a made-up transaction cannot make a sum outgrow its 64 bits."""
+    half = MAX_MONEY_SAT // 2
+    assert parse_transaction(raw_transaction([SPEND], [(half, SCRIPT), (half, SCRIPT)])).received_by(SCRIPT)
+    with pytest.raises(TransactionError, match="together"):
+        parse_transaction(raw_transaction([SPEND], [(half, SCRIPT), (half + 1, SCRIPT)]))

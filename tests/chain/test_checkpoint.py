@@ -87,15 +87,6 @@ def test_other_heights_have_no_checkpoint(height: int) -> None:
     assert found.at(height) is None
 
 
-@pytest.mark.parametrize(("height", "period"), [(0, 0), (1, 0), (2015, 0), (2016, 1), (4031, 1), (4032, 2)])
-def test_old_height_is_proved_by_its_period(height: int, period: int) -> None:
-    """A height belongs to the period of 2016 blocks whose last block is the checkpoint that proves it."""
-    found = parse_checkpoints(f"{ROW_2015}\n{ROW_4031}", MAINNET)
-    assert found.period_of(height) == period
-    if period < 2:
-        assert found.rows[period + 1].height - 2016 < height <= found.rows[period + 1].height
-
-
 def end_of(raw_headers: list[bytes]) -> Checkpoint:
     """Return the checkpoint that these headers end in."""
     return Checkpoint(height=2015, block_hash=parse_header(raw_headers[-1]).block_hash, next_bits=None)

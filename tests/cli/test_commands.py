@@ -115,7 +115,7 @@ BAD_INPUT = [
     (2, "watch", "import", "missing.csv"),
     (2, "watch", "import", "."),
     (1, "delivery", "show", "7"),
-    (1, "delivery", "show", "-7"),
+    (2, "delivery", "show", "-7"),
     (2, "delivery", "show", "x"),
     (1, "delivery", "retry", "7"),
     (2, "delivery", "list", "--limit", "0"),

@@ -120,6 +120,18 @@ def test_retry_makes_a_message_due(run: Run) -> None:
     assert run("delivery", "list", "--json").json[0]["next_attempt_at"] > NOW + 20_000  # the clock on the wall
 
 
+def test_held_messages_show_in_status(run: Run) -> None:
+    """What waits for an owner without a good key is counted, in ``status`` and in the list."""
+    run("key", "create", "shop")
+    assert run("status", "--json").json["held_deliveries"] == 0
+    run("key", "revoke", "shop")
+    found = run("status", "--json").json
+    assert (found["held_deliveries"], found["pending_deliveries"]) == (1, 1)
+    assert run("delivery", "list", "--json").json[0]["state"] == "held"
+    run("key", "create", "shop")
+    assert run("status", "--json").json["held_deliveries"] == 0
+
+
 def test_failing_shops_show_in_status(run: Run) -> None:
     """A shop that was tried twice in vain stands in ``status``, in the table and as JSON."""
     write(lambda db: attempt(db, failed(b"\x1b[31m")))

@@ -108,18 +108,8 @@ def test_bad_lines_are_reported_by_number_and_the_rest_goes_in(run: Run) -> None
     ]
     code, out, reported = import_of(run, "\n".join(lines).encode())
     assert (code, out) == (1, "2 imported, 10 refused.\n")
-    assert sorted(int(line.split(":")[0].removeprefix("line ")) for line in reported) == [
-        2,
-        3,
-        5,
-        6,
-        7,
-        8,
-        9,
-        10,
-        11,
-        12,
-    ]
+    numbers = {int(line.split(":")[0].removeprefix("line ")) for line in reported}
+    assert (len(reported), numbers) == (10, set(range(2, 13)) - {4})
     assert watched() == [("operator", A, URL, 3), ("operator", C, URL, 1)]
 
 
@@ -137,6 +127,7 @@ def test_importing_twice_changes_nothing(run: Run) -> None:
     assert watched() == [("operator", A, URL, 3)]
 
 
+@pytest.mark.slow
 def test_long_file_is_imported_page_by_page(run: Run) -> None:
     """A file of more lines than a page goes in whole, and numbers stay right to the end."""
     lines = [f"{A},{URL}{number}" for number in range(1201)] + ["nonsense"]

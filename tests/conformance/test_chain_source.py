@@ -177,7 +177,7 @@ async def test_every_stage_of_a_payment_is_told(stage: Stage, reader: Reader) ->
         await stage.publish()
         change = await reader.next_change()
         assert [(entry.txid, entry.height) for entry in change.history] == [(txid, height)]
-        stage.source.watch(OTHER, change.status)
+        stage.source.absorbed(OTHER, change.status)
 
 
 @pytest.mark.slow
@@ -223,6 +223,15 @@ async def test_watching_again_is_no_second_watch(stage: Stage) -> None:
     assert stage.source.statistics().total == 1
     for _ in range(2):
         stage.source.unwatch(SHOP)
+    assert stage.source.statistics().total == 0
+
+
+async def test_absorption_after_an_unwatch_is_nothing(stage: Stage, reader: Reader) -> None:
+    """What is absorbed of a script that is watched no more does not bring its watch back."""
+    stage.source.watch(SHOP, None)
+    change = await reader.next_change()
+    stage.source.unwatch(SHOP)
+    stage.source.absorbed(SHOP, change.status)
     assert stage.source.statistics().total == 0
 
 

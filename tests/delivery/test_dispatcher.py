@@ -169,18 +169,52 @@ async def test_table_is_looked_at_without_a_bell(store: Store, autojump_clock: M
     assert sender.times_of("shop") == [LONGEST_NAP_S]
 
 
-async def test_bell_between_look_and_nap_is_heard(store: Store, autojump_clock: MockClock) -> None:
-    """A bell that rings while the table is being looked at is not lost."""
+async def test_many_bells_are_heard(store: Store, autojump_clock: MockClock) -> None:
+    """However bells and looks at the table meet, everything goes out at once."""
     sender = FakeSender(shop=echo)
     dispatcher = dispatcher_of(store, sender)
     async with running(dispatcher):
-        for number in range(50):
+        for number in range(25):
             await fill(store, "shop", 1, first=number)
             dispatcher.ring()
             await trio.lowlevel.checkpoint()
         await trio.sleep(1)
-        assert len(sender.sent) == 50
+        assert len(sender.sent) == 25
         assert sender.sent[-1][0] == 0.0
+
+
+class InterruptedStore:
+    """A store that lets something happen when the dispatcher's first look at the table is done."""
+
+    def __init__(self, store: Store, happen: Callable[[], Awaitable[None]]) -> None:
+        self._store = store
+        self._happen = happen
+        self._transactions = 0
+
+    async def transact(self, work: Callable[[outbox.Database], object]) -> object:
+        """Run a transaction; the second one is the first look."""
+        value = await self._store.transact(work)
+        self._transactions += 1
+        if self._transactions == 2:
+            await self._happen()
+        return value
+
+
+async def test_bell_between_look_and_nap_is_heard(store: Store, autojump_clock: MockClock) -> None:
+    """A message that comes, and rings, right after the table was looked at does not wait for the next look.
+
+    The other order of events, ring and then look, finds the message in the table.
+    """
+    sender = FakeSender(shop=echo)
+
+    async def come_and_ring() -> None:
+        await fill(store, "shop", 1)
+        dispatcher.ring()
+
+    dispatcher = dispatcher_of(InterruptedStore(store, come_and_ring), sender)  # type: ignore[arg-type]
+    async with running(dispatcher):
+        await trio.sleep(LONGEST_NAP_S / 2)
+        assert sender.times_of("shop") == [0.0]
 
 
 # --- limits ------------------------------------------------------------------------------------------------------
@@ -331,6 +365,20 @@ async def test_stop_records_what_is_still_under_way(store: Store, autojump_clock
         await trio.sleep(1)
     assert len(again.sent) == 1
     assert await states_of(store) == {"acknowledged": 1}
+
+
+async def test_what_was_claimed_is_sent_whenever_the_stop_comes(store: Store, autojump_clock: MockClock) -> None:
+    """No attempt is recorded without being sent, at whatever moment the stop comes."""
+    sender = FakeSender(shop=echo)
+    for checkpoints in range(12):
+        await fill(store, "shop", 2, first=10 * checkpoints)
+        async with running(dispatcher_of(store, sender)) as stop:
+            for _ in range(checkpoints):
+                await trio.lowlevel.checkpoint()
+            stop.set()
+    recorded = await store.read(lambda db: db.execute("SELECT count(*) FROM attempt").fetchone()[0])
+    assert recorded == len(sender.sent)
+    assert recorded > 12
 
 
 async def test_crash_leaves_exactly_one_message_due(store: Store, autojump_clock: MockClock) -> None:

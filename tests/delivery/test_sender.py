@@ -15,7 +15,7 @@ from lightipn.delivery.guard import AddressRules, GuardedBackend
 from lightipn.delivery.sender import MAX_ANSWER_BYTES, Sender, open_sender
 from lightipn.outbox.messages import OutgoingRequest
 from lightipn.outbox.verdict import Answer
-from tests.delivery.raw_receiver import LOOPBACK_ALLOWED, Behaviour, open_local_sender, open_receiver
+from tests.delivery.raw_receiver import LOOPBACK_ALLOWED, Behaviour, open_local_sender, open_receiver, read_request
 
 TIMEOUT_S = 0.15
 
@@ -150,6 +150,43 @@ async def test_body_in_chunks_is_put_together() -> None:
 
     answer, _ = await attempt(until_closed)
     assert answer.body == b"abcde"
+
+
+@pytest.mark.parametrize("uses_tls", [False, True], ids=["plain", "TLS"])
+async def test_connection_is_used_again_and_each_answer_has_its_own_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uses_tls: bool
+) -> None:
+    """Attempts that follow each other share a connection; large answers before do not shorten the next one."""
+    answer = response(b"200 OK", b"x" * 60_000)
+    context = None
+    if uses_tls:
+        context, file = self_signed(tmp_path, ["127.0.0.1"])
+        monkeypatch.setenv("SSL_CERT_FILE", str(file))
+
+    async def answer_all(stream: trio.abc.Stream) -> None:
+        await stream.send_all(answer)
+        while await read_request(stream):
+            await stream.send_all(answer)
+
+    async with open_receiver(answer_all, context=context) as receiver, open_local_sender() as sender:
+        lengths = [len((await sender.send(request_to(receiver.url))).body) for _ in range(8)]
+        assert lengths == [60_000] * 8
+        assert receiver.connections == 1
+
+
+async def test_acknowledgement_before_endless_rest_is_kept() -> None:
+    """What came before the limit is judged, however much follows; the connection is given up."""
+
+    async def flood(stream: trio.abc.Stream) -> None:
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nACK!\r\n")
+        while True:
+            await stream.send_all(b"1000\r\n" + b" " * 0x1000 + b"\r\n")
+
+    async with open_receiver(flood) as receiver, open_local_sender() as sender:
+        answer = await sender.send(request_to(receiver.url))
+        assert (answer.status, answer.body[:4], len(answer.body)) == (200, b"ACK!", MAX_ANSWER_BYTES)
+        with trio.fail_after(5):
+            await receiver.closed_by_sender.wait()
 
 
 # --- trouble -----------------------------------------------------------------------------------------------------

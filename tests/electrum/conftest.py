@@ -1,19 +1,13 @@
 """A simulated server with a little past, and a clock that does not make tests wait."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 import pytest
 import trio
 import trio.testing
 
-from lightipn.electrum.address import ServerAddress
 from lightipn.electrum.session import TlsContexts
-from lightipn.simulator import forge
 from lightipn.simulator.blocks import SimulatedChain
 from lightipn.simulator.server import SimulatedServer, serve_electrum
-
-SHOP_SCRIPT = forge.made_up_script("shop")
+from tests.electrum.places import SHOP_SCRIPT
 
 
 @pytest.fixture
@@ -46,23 +40,3 @@ async def server(chain: SimulatedChain, nursery: trio.Nursery) -> SimulatedServe
     """An honest server on a free port."""
     server: SimulatedServer = await nursery.start(serve_electrum, chain)
     return server
-
-
-def where(server: SimulatedServer, *, uses_tls: bool = False) -> ServerAddress:
-    """Return the address of a simulated server."""
-    return ServerAddress(server.host, server.port, uses_tls=uses_tls)
-
-
-async def closed_port() -> int:
-    """Return a port on which nobody listens."""
-    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    async with listener:
-        port: int = listener.socket.getsockname()[1]
-    return port
-
-
-@asynccontextmanager
-async def patience(seconds: float = 10.0) -> AsyncIterator[None]:
-    """Fail rather than hang."""
-    with trio.fail_after(seconds):
-        yield

@@ -23,7 +23,7 @@ from lightipn.electrum.session import Session
 from lightipn.simulator.behaviour import Behaviour
 from lightipn.simulator.blocks import SimulatedChain
 from lightipn.simulator.server import SimulatedServer, serve_electrum
-from tests.electrum.conftest import closed_port, where
+from tests.electrum.places import closed_port, where
 
 
 class Served:

@@ -30,7 +30,7 @@ from lightipn.simulator.behaviour import Behaviour
 from lightipn.simulator.blocks import SimulatedChain
 from lightipn.simulator.server import HONEST, SimulatedServer, serve_electrum
 from lightipn.simulator.session import Session as HonestSession
-from tests.electrum.conftest import SHOP_SCRIPT, closed_port, where
+from tests.electrum.places import SHOP_SCRIPT, closed_port, where
 
 HEADERS = "blockchain.block.headers"
 SUBSCRIBE = "blockchain.scripthash.subscribe"

@@ -20,7 +20,7 @@ from lightipn.simulator import forge
 from lightipn.simulator.behaviour import Behaviour
 from lightipn.simulator.blocks import SimulatedChain
 from lightipn.simulator.server import SimulatedServer, serve_electrum
-from tests.electrum.conftest import SHOP_SCRIPT, where
+from tests.electrum.places import SHOP_SCRIPT, where
 
 SHOP = scripthash_of(SHOP_SCRIPT)
 OTHER_SCRIPT = forge.made_up_script("other")
@@ -127,6 +127,19 @@ async def test_watch_is_idempotent(server: SimulatedServer, chain: SimulatedChai
         assert reader.changes() == []
 
 
+async def test_absorption_of_an_unwatched_script_is_nothing(server: SimulatedServer, chain: SimulatedChain) -> None:
+    """What is absorbed of a script after it was unwatched does not bring its watch back."""
+    async with reading([server], (SHOP, None)) as reader:
+        (change,) = await reader.wait_changes(1)
+        reader.source.unwatch(SHOP)
+        reader.source.absorbed(SHOP, change.status)
+        assert reader.source.statistics().total == 0
+        chain.pay(SHOP_SCRIPT, 1)
+        await server.publish()
+        await settle(server, reader.source)
+        assert len(reader.changes()) == 1
+
+
 async def test_restart_with_known_status_fetches_nothing(server: SimulatedServer, chain: SimulatedChain) -> None:
     """After a restart, scripts whose status is unchanged cost one subscribe each, and no history."""
     scripts = [forge.made_up_script(f"customer {number}") for number in range(300)]
@@ -157,7 +170,7 @@ async def test_absorbed_status_is_quiet(server: SimulatedServer, chain: Simulate
     """What was absorbed is not told again, also not after a reconnect."""
     async with reading([server], (SHOP, None)) as reader:
         (change,) = await reader.wait_changes(1)
-        reader.source.watch(SHOP, change.status)
+        reader.source.absorbed(SHOP, change.status)
         await settle(server, reader.source)
         await server.drop_connections()
         with trio.fail_after(10):
@@ -177,7 +190,7 @@ async def test_confirmation_in_the_tip_fetches_nothing(server: SimulatedServer, 
         chain.pay(OTHER_SCRIPT, 7)
         await server.publish()
         (seen,) = await reader.wait_changes(1)
-        reader.source.watch(OTHER, seen.status)
+        reader.source.absorbed(OTHER, seen.status)
         fetched = server.calls[HISTORY]
         chain.mine()
         await server.publish()
@@ -314,6 +327,7 @@ async def test_tip_of_others_is_followed_by_nothing(
 # --- trouble -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_statistics_say_how_long_nobody_listens(
     chain: SimulatedChain, nursery: trio.Nursery, quick_clock: trio.testing.MockClock
 ) -> None:

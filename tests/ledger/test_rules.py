@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lightipn.bitcoin.hashes import Txid
 from lightipn.bitcoin.transaction import Outpoint, Transaction
-from lightipn.chain.verifier import Place, Unconfirmed, VerifiedEntry, VerifiedHistory
+from lightipn.chain.verifier import Confirmed, Place, Unconfirmed, VerifiedEntry, VerifiedHistory
 from lightipn.ledger.entries import LedgerEntry, ReceivedTotals, Replaced, ScriptPayments, totals_of
 from lightipn.ledger.events import EventKind, PaymentEvent, TrustLevel
 from lightipn.ledger.rules import LedgerDelta, absorbed, reverted
@@ -227,11 +227,28 @@ def test_other_output_of_the_same_transaction_is_no_conflict() -> None:
     assert totals(payments) == (0, 706)
 
 
-def test_listed_payment_is_not_replaced() -> None:
-    """As long as the history lists both, nothing is gone."""
+def test_two_listed_payments_with_one_coin_count_once() -> None:
+    """A server that lists both spenders of a coin is wrong about one: the last one counts, unless one is proved."""
     payments, _ = absorb(EMPTY, (ORIGINAL, None))
     payments, _ = absorb(payments, (ORIGINAL, None), (BUMPED, None))
-    assert payments.entries[ORIGINAL.txid].state == Unconfirmed()
+    assert payments.entries[ORIGINAL.txid].state == Replaced(BUMPED.txid)
+    assert payments.entries[BUMPED.txid].state == Unconfirmed()
+
+    proved, _ = absorb(EMPTY, (ORIGINAL, confirmed(9)), (BUMPED, None))
+    assert isinstance(proved.entries[ORIGINAL.txid].state, Confirmed)
+    assert proved.entries[BUMPED.txid].state == Replaced(ORIGINAL.txid)
+
+
+def test_mined_coins_that_lost_their_block_do_not_count() -> None:
+    """A coinbase exists in its block alone: reverted, it is neither confirmed nor unconfirmed."""
+    mined = coinbase()
+    payments, _ = absorb(EMPTY, (mined, confirmed(9, position=0)))
+    before = totals_of(payments.entries.values(), tip_height=9, confirmations=1)
+    assert before.unconfirmed_sat == mined.outputs[0].amount_sat
+    entry, _ = reverted(payments.scripthash, payments.entries[mined.txid])
+    assert totals_of([entry], tip_height=9, confirmations=1) == ReceivedTotals(
+        confirmed_sat=0, unconfirmed_sat=0, changes_at_height=None
+    )
 
 
 def test_proved_payment_is_not_replaced_by_a_claim() -> None:

@@ -236,19 +236,24 @@ async def test_another_program_may_write_in_between(tmp_path: Path) -> None:
         assert await store.read(names_of) == {"a", "from the command line", "b"}
 
 
-async def test_read_and_write_after_another_program_wrote_under_an_open_read(tmp_path: Path) -> None:
-    """A transaction that reads first and writes then succeeds although another program wrote just before."""
+async def test_nobody_writes_between_a_transactions_read_and_its_write(tmp_path: Path) -> None:
+    """A transaction that reads first and writes then cannot be overtaken: another program has to wait for its end."""
+    path = tmp_path / "shop.db"
 
-    def read_and_write(db: Database) -> int:
-        count = len(names_of(db))
+    def read_and_write(db: Database) -> str:
+        names_of(db)
+        trouble = ""
+        with closing(sqlite3.connect(path, timeout=0)) as other:
+            try:
+                other.execute("INSERT INTO setting (name, value) VALUES ('first', '')")
+            except sqlite3.OperationalError as error:
+                trouble = str(error)
         put("second")(db)
-        return count
+        return trouble
 
-    async with open_store(tmp_path / "shop.db", "regtest") as store:
-        await store.read(names_of)
-        with closing(sqlite3.connect(store.path)) as other, other:
-            other.execute("INSERT INTO setting (name, value) VALUES ('first', '')")
-        assert await store.transact(read_and_write) == 1
+    async with open_store(path, "regtest") as store:
+        assert await store.transact(read_and_write) == "database is locked"
+        assert await store.read(names_of) == {"second"}
 
 
 async def test_lock_that_is_held_too_long_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,6 +331,30 @@ async def test_file_that_is_no_database_is_refused(tmp_path: Path, contents: byt
     assert path.read_bytes() == contents
 
 
+async def test_database_of_another_program_is_refused(tmp_path: Path) -> None:
+    """A database with tables that are not ours is refused and not touched."""
+    path = tmp_path / "shop.db"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE customer (name TEXT)")
+    with pytest.raises(StoreMismatchError, match="another program"):
+        await open_once(path)
+    with closing(sqlite3.connect(path)) as connection:
+        tables = connection.execute("SELECT name FROM sqlite_schema").fetchall()
+    assert tables == [("customer",)]
+
+
+async def test_database_is_its_owners_alone(tmp_path: Path) -> None:
+    """Payments and callback URLs are nobody else's business: the files are made with mode 0600."""
+    async with open_store(tmp_path / "shop.db", "regtest") as store:
+        await store.transact(put("a"))
+        assert modes_in(tmp_path) == {"shop.db": 0o600, "shop.db-wal": 0o600, "shop.db-shm": 0o600}
+
+
+def modes_in(folder: Path) -> dict[str, int]:
+    """Return the permissions of every file in a folder."""
+    return {file.name: file.stat().st_mode & 0o777 for file in folder.iterdir()}
+
+
 async def test_damaged_database_is_an_error(tmp_path: Path) -> None:
     """A database with overwritten pages is reported as damaged, not as a bug."""
     path = tmp_path / "shop.db"
@@ -343,17 +372,46 @@ async def test_folder_in_place_of_the_file_is_an_error(tmp_path: Path) -> None:
     """A path that cannot be opened is an error of the store."""
     with pytest.raises(StoreError, match="cannot be opened"):
         await open_once(tmp_path)
-    with pytest.raises(StoreError, match="cannot be opened"):
+    with pytest.raises(StoreError, match="cannot be made"):
         await open_once(tmp_path / "missing" / "shop.db")
 
 
 async def test_file_in_a_folder_that_cannot_be_written_is_an_error() -> None:
     """A database whose folder takes no files is an error of the store; so is the lock beside it."""
     folder = Path("/proc/self")  # takes no new files, not even from root
-    with pytest.raises(StoreError, match="cannot be opened"):
+    with pytest.raises(StoreError, match="cannot be made"):
         await open_once(folder / "shop.db")
     with pytest.raises(StoreError, match="cannot write beside the database"), sole_service(folder / "shop.db"):
         pass
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_writer_that_ended_fails_its_callers(tmp_path: Path) -> None:
+    """Whatever ends the writer, nobody waits for an answer that cannot come: neither its group nor those after it."""
+
+    def end(db: Database) -> None:
+        raise SystemExit  # ends a thread without a word
+
+    async with open_store(tmp_path / "shop.db", "regtest") as store:
+        with trio.fail_after(5):
+            with pytest.raises(StoreError, match="writer has ended"):
+                await store.transact(end)
+            with pytest.raises(StoreError, match="writer has ended"):
+                await store.transact(put("a"))
+        assert await store.read(names_of) == set()
+
+
+async def test_reads_of_one_call_see_one_state(tmp_path: Path) -> None:
+    """Two reads of one call agree although another caller commits in between."""
+    async with open_store(tmp_path / "shop.db", "regtest") as store:
+
+        def read_twice(db: Database) -> tuple[set[str], set[str]]:
+            before = names_of(db)
+            trio.from_thread.run(store.transact, put("a"))
+            return before, names_of(db)
+
+        assert await store.read(read_twice) == (set(), set())
+        assert await store.read(names_of) == {"a"}
 
 
 @pytest.mark.parametrize("name", ["a b.db", "a?mode=memory.db", "a#b.db", "50%25.db", "ä.db", "%41.db"])
@@ -366,8 +424,9 @@ def test_any_file_name_is_taken_as_it_is(tmp_path: Path, name: str) -> None:
 # --- one service a database --------------------------------------------------------------------------------------
 
 
-def test_second_service_is_refused(tmp_path: Path) -> None:
+def test_second_service_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One service runs on a database; the next may start as soon as it has ended."""
+    monkeypatch.setattr(database, "LOCK_PATIENCE_S", 0.05)
     path = tmp_path / "shop.db"
     assert not is_service_running(path)
     with sole_service(path):

@@ -1,5 +1,6 @@
 """Scripts and payments: what is written is what is read."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,7 +11,7 @@ from lightipn.chain.verifier import Confirmed, Unconfirmed
 from lightipn.ledger.entries import LedgerEntry, Replaced, ScriptPayments
 from lightipn.store import ledger
 from lightipn.store.database import Database
-from lightipn.store.ledger import ScriptRecord
+from lightipn.store.ledger import ScriptRecord, WatchChange
 from tests.builders import confirmed, entry_of
 from tests.store.rows import NOW, open_memory, regtest_address, subscribe
 
@@ -46,6 +47,7 @@ def record_of(db: Database) -> ScriptRecord:
     return record
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(written=st.lists(entries, max_size=5, unique_by=lambda entry: entry.txid))
 def test_entries_are_read_as_they_were_written(written: list[LedgerEntry]) -> None:
@@ -58,6 +60,7 @@ def test_entries_are_read_as_they_were_written(written: list[LedgerEntry]) -> No
         )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(before=entries, state=states)
 def test_entry_is_written_over_what_stood_there(before: LedgerEntry, state: Confirmed | Unconfirmed | Replaced) -> None:
@@ -125,20 +128,31 @@ def test_new_script_is_known_as_unused(db: Database) -> None:
 def test_script_added_twice_keeps_what_is_known(db: Database) -> None:
     """Adding a script again forgets nothing, and the running service is told once."""
     ledger.add_script(db, ADDRESS)
-    assert ledger.save_status(db, ADDRESS.scripthash, STATUS, now=NOW)
+    ledger.save_status(db, ADDRESS.scripthash, STATUS, is_complete=True, now=NOW)
     ledger.add_script(db, ADDRESS)
     assert (record_of(db).known_status, record_of(db).absorbed_at) == (STATUS, NOW)
     assert len(ledger.take_watch_changes(db, limit=10)) == 1
 
 
-def test_status_is_recorded_with_its_trouble(db: Database) -> None:
-    """A status takes the trouble's place; without a script nothing is recorded."""
-    assert not ledger.save_status(db, ADDRESS.scripthash, STATUS, now=NOW)
+def test_complete_history_takes_the_place_of_a_trouble(db: Database) -> None:
+    """A status that was worked in whole is known, and clears the trouble; without a script nothing is recorded."""
+    ledger.save_status(db, ADDRESS.scripthash, STATUS, is_complete=True, now=NOW)
+    assert ledger.load_script(db, ADDRESS.scripthash) is None
     ledger.add_script(db, ADDRESS)
     ledger.save_trouble(db, ADDRESS.scripthash, "history-too-long")
     assert record_of(db).trouble == "history-too-long"
-    assert ledger.save_status(db, ADDRESS.scripthash, STATUS, now=NOW)
-    assert (record_of(db).trouble, record_of(db).known_status) == ("", STATUS)
+    ledger.save_status(db, ADDRESS.scripthash, STATUS, is_complete=True, now=NOW)
+    assert (record_of(db).trouble, record_of(db).known_status, record_of(db).absorbed_at) == ("", STATUS, NOW)
+
+
+def test_incomplete_history_is_asked_again(db: Database) -> None:
+    """What could not be proved whole stays unknown, so that a restart asks again; what was absorbed before counts."""
+    ledger.add_script(db, ADDRESS)
+    ledger.save_status(db, ADDRESS.scripthash, STATUS, is_complete=False, now=NOW)
+    assert (record_of(db).known_status, record_of(db).absorbed_at) == (UNKNOWN, None)
+    ledger.save_status(db, ADDRESS.scripthash, STATUS, is_complete=True, now=NOW)
+    ledger.save_status(db, ADDRESS.scripthash, STATUS, is_complete=False, now=NOW + 9)
+    assert (record_of(db).known_status, record_of(db).absorbed_at) == (UNKNOWN, NOW)
 
 
 def test_forgotten_status_is_asked_again_after_a_restart(db: Database) -> None:
@@ -164,7 +178,7 @@ def test_looked_up_script_must_be_asked(db: Database) -> None:
 def test_looking_up_again_extends_and_never_shortens(db: Database) -> None:
     """The later of two ends counts, and a look without a need to ask tells the running service nothing."""
     ledger.want_script(db, ADDRESS, until=NOW + 600, must_ask=True)
-    ledger.save_status(db, ADDRESS.scripthash, STATUS, now=NOW)
+    ledger.save_status(db, ADDRESS.scripthash, STATUS, is_complete=True, now=NOW)
     ledger.clear_watch_changes(db)
     ledger.want_script(db, ADDRESS, until=NOW + 900, must_ask=False)
     ledger.want_script(db, ADDRESS, until=NOW + 700, must_ask=False)
@@ -172,7 +186,7 @@ def test_looking_up_again_extends_and_never_shortens(db: Database) -> None:
     assert not ledger.has_watch_changes(db)
     ledger.want_script(db, ADDRESS, until=NOW + 700, must_ask=True)
     assert (record_of(db).wanted_until, record_of(db).known_status) == (NOW + 900, UNKNOWN)
-    assert ledger.has_watch_changes(db)
+    assert ledger.take_watch_changes(db, limit=9) == [(ADDRESS.scripthash, WatchChange.ASKED, UNKNOWN)]
 
 
 def test_watched_script_gets_no_end_from_a_lookup(db: Database) -> None:
@@ -194,6 +208,28 @@ def test_subscribing_to_a_looked_up_script_keeps_it_for_good(db: Database) -> No
     assert list(payments.entries.values()) == [entry_of(1)]
 
 
+def test_history_too_long_for_a_lookup_is_asked_for_a_subscription(db: Database) -> None:
+    """A subscription to a script whose history was too long to be looked up has it fetched after all."""
+    ledger.want_script(db, ADDRESS, until=NOW + 600, must_ask=True)
+    ledger.save_trouble(db, ADDRESS.scripthash, "history-too-long")
+    ledger.clear_watch_changes(db)
+    subscribe(db, 0)
+    assert (record_of(db).trouble, record_of(db).wanted_until, record_of(db).known_status) == ("", None, UNKNOWN)
+    assert ledger.take_watch_changes(db, limit=9) == [(ADDRESS.scripthash, WatchChange.ASKED, UNKNOWN)]
+    subscribe(db, 0)
+    assert not ledger.has_watch_changes(db)
+
+
+def test_lookups_are_counted(db: Database) -> None:
+    """Scripts that are merely looked up are counted; those that are watched for good are not."""
+    assert ledger.count_lookups(db) == 0
+    for number in range(3):
+        ledger.want_script(db, regtest_address(number), until=NOW + 600, must_ask=True)
+    subscribe(db, 0)
+    subscribe(db, 7)
+    assert ledger.count_lookups(db) == 2
+
+
 def test_looked_up_script_is_dropped_when_its_time_is_over(db: Database) -> None:
     """Script and payments go at the end of the time, not before, and the running service is told."""
     ledger.want_script(db, ADDRESS, until=NOW + 600, must_ask=True)
@@ -203,28 +239,40 @@ def test_looked_up_script_is_dropped_when_its_time_is_over(db: Database) -> None
     assert ledger.drop_unwanted_scripts(db, now=NOW + 600) == 1
     assert ledger.load_payments(db, ADDRESS.scripthash) is None
     assert db.execute("SELECT count(*) FROM ledger_entry").fetchone() == (0,)
-    assert ledger.take_watch_changes(db, limit=10) == [(ADDRESS.scripthash, None)]
+    assert ledger.take_watch_changes(db, limit=10) == [(ADDRESS.scripthash, WatchChange.REMOVED, None)]
 
 
 # --- the queue for the running service ---------------------------------------------------------------------------
 
 
 def test_changes_are_taken_in_order_and_once(db: Database) -> None:
-    """The queue gives each change once, oldest first, a page at a time; a removed script comes as None."""
+    """The queue gives each change once, oldest first, a page at a time."""
     addresses = [regtest_address(number) for number in range(3)]
     for address in addresses:
         ledger.add_script(db, address)
+    ledger.forget_status(db, [addresses[2].scripthash])
     ledger.remove_script(db, addresses[1].scripthash)
     first = ledger.take_watch_changes(db, limit=3)
-    assert [(scripthash, record is None) for scripthash, record in first] == [
-        (addresses[0].scripthash, False),
-        (addresses[1].scripthash, True),
-        (addresses[2].scripthash, False),
+    assert first == [  # the second one is gone already, and its removal still to come
+        (addresses[0].scripthash, WatchChange.ADDED, None),
+        (addresses[2].scripthash, WatchChange.ADDED, UNKNOWN),
     ]
     assert ledger.has_watch_changes(db)
-    assert ledger.take_watch_changes(db, limit=3) == [(addresses[1].scripthash, None)]
+    assert ledger.take_watch_changes(db, limit=3) == [(addresses[1].scripthash, WatchChange.REMOVED, None)]
     assert not ledger.has_watch_changes(db)
     assert ledger.take_watch_changes(db, limit=3) == []
+
+
+def test_script_removed_and_added_again_is_watched_anew(db: Database) -> None:
+    """The queue says both, in this order, so that the running service forgets what it knew of the script."""
+    ledger.add_script(db, ADDRESS)
+    ledger.clear_watch_changes(db)
+    ledger.remove_script(db, ADDRESS.scripthash)
+    ledger.add_script(db, ADDRESS)
+    assert ledger.take_watch_changes(db, limit=9) == [
+        (ADDRESS.scripthash, WatchChange.REMOVED, None),
+        (ADDRESS.scripthash, WatchChange.ADDED, None),
+    ]
 
 
 def test_cleared_queue_is_empty(db: Database) -> None:

@@ -6,7 +6,7 @@ from lightipn.ledger.entries import Replaced
 from lightipn.outbox.verdict import Outcome
 from lightipn.store import keys, outbox, subscriptions
 from lightipn.store.database import Database
-from lightipn.store.outbox import KEPT_ATTEMPTS, PRUNE_EVERY_TRIES, Attempt, Claim, Delivery, FailingHost
+from lightipn.store.outbox import KEPT_ATTEMPTS, Attempt, Claim, Delivery, FailingHost
 from tests.builders import entry_of, txid_of
 from tests.store.plain_dialect import NOTHING, POLICIES, SILENCE, answer_of, payload_of
 from tests.store.rows import NOW, claim, pay, regtest_address, subscribe
@@ -134,11 +134,12 @@ def test_dead_host_does_not_keep_others_waiting(db: Database) -> None:
     assert [taken.host for taken in claims] == ["alive.example:80"]
 
 
-def test_claim_reads_the_first_message_of_a_host_and_no_more(db: Database) -> None:
-    """Finding what is due walks an index from host to host, and never scans the messages."""
-    plan = [str(row) for row in db.execute(f"EXPLAIN QUERY PLAN {outbox._HOSTS}").fetchall()]
-    assert not [line for line in plan if "SCAN message" in line]
-    assert [line for line in plan if "message_due" in line]
+def test_claim_reads_no_more_than_an_index(db: Database) -> None:
+    """Finding what is due searches an index, and never scans the messages; so does finding what comes next."""
+    for query in (outbox._HOSTS, outbox._NEXT_DUE):
+        plan = [str(row) for row in db.execute(f"EXPLAIN QUERY PLAN {query}", [0]).fetchall()]
+        assert not [line for line in plan if "SCAN message" in line]
+        assert [line for line in plan if "SEARCH message" in line and "message_due_at" in line]
 
 
 def test_suspended_owner_holds_messages(db: Database) -> None:
@@ -150,6 +151,18 @@ def test_suspended_owner_holds_messages(db: Database) -> None:
     assert outbox.count_pending(db) == (2, NOW)
     keys.save_key(db, name="shop", secret="t", now=NOW)
     assert len(claim(db, now=NOW + 100)[0]) == 2
+
+
+def test_suspended_owner_holds_its_own_messages_alone(db: Database) -> None:
+    """Another owner's message to the same host goes out while the suspended one's is held."""
+    keys.save_key(db, name="shop", secret="s", now=NOW)
+    subscribe(db, 0, url=ALIVE, owner="shop")
+    subscribe(db, 1, url=ALIVE, owner="other")
+    pay(db, 0, entry_of(1))
+    pay(db, 1, entry_of(1, received_sat=7))
+    keys.revoke_keys(db, name="shop", key_id=None, now=NOW)
+    claims, next_due_at = claim(db)
+    assert ([taken.sent_payload for taken in claims], next_due_at) == ([payload_of(0, 7)], None)
 
 
 def test_attempt_under_way_ends_while_its_owner_is_suspended(db: Database) -> None:
@@ -329,15 +342,41 @@ def test_attempts_of_one_message_are_bounded(db: Database) -> None:
     """Of a message that nobody acknowledges the newest attempts are kept, and no more than a hundred and a few."""
     fill(db, 1)
     now = float(NOW)
-    for _ in range(KEPT_ATTEMPTS + 3 * PRUNE_EVERY_TRIES + 1):
+    for _ in range(KEPT_ATTEMPTS + 30 + 1):
         (taken,), _next = claim(db, now=now)
         finish(db, taken, now=now)
         now += 3600
         kept = [attempt.attempt_id for attempt in outbox.load_attempts(db, 1)]
         assert kept == list(range(taken.attempt_id + 1 - len(kept), taken.attempt_id + 1))
         assert len(kept) >= min(taken.attempt_id, KEPT_ATTEMPTS)
-        assert len(kept) < KEPT_ATTEMPTS + PRUNE_EVERY_TRIES
-    assert only_delivery(db).tries == KEPT_ATTEMPTS + 3 * PRUNE_EVERY_TRIES + 1
+        assert len(kept) < KEPT_ATTEMPTS + 1
+    assert only_delivery(db).tries == KEPT_ATTEMPTS + 30 + 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 5, 10])
+def test_attempts_of_every_message_are_bounded(db: Database, count: int) -> None:
+    """Messages that fail in turns, always in the same order, are bounded each."""
+    fill(db, count)
+    now = float(NOW)
+    for _ in range(KEPT_ATTEMPTS + 20):
+        now += 3601
+        for taken in claim(db, now=now)[0]:
+            finish(db, taken, now=now)
+    kept = [len(outbox.load_attempts(db, key)) for key in range(1, count + 1)]
+    assert max(kept) < KEPT_ATTEMPTS + 1
+
+
+def test_due_times_of_a_clock_that_was_ahead_are_pulled_in(db: Database) -> None:
+    """What is due later than any pause allows is due now; an honest pause stays."""
+    fill(db, 2, at=NOW)
+    honest, ahead = claim(db, now=NOW + 9)[0]
+    finish(db, honest, now=NOW)
+    finish(db, ahead, now=NOW + 10 * 86400)
+    assert outbox.pull_in_due_times(db, now=NOW) == 1
+    assert outbox.pull_in_due_times(db, now=NOW) == 0
+    found = {delivery.message_key: delivery.due_at for delivery in outbox.load_deliveries(db, limit=9)}
+    assert found == {honest.message_key: NOW + 5, ahead.message_key: NOW}
 
 
 def test_failing_hosts_are_those_tried_in_vain(db: Database) -> None:

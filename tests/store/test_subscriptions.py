@@ -8,6 +8,7 @@ from lightipn.bitcoin.hashes import ScriptHash
 from lightipn.outbox.messages import Subscription, SubscriptionState
 from lightipn.store import keys, ledger, outbox, subscriptions
 from lightipn.store.database import Database
+from lightipn.store.ledger import WatchChange
 from lightipn.store.subscriptions import host_of
 from tests.builders import entry_of
 from tests.store.rows import NOW, pay, regtest_address, subscribe
@@ -50,6 +51,7 @@ def test_subscribing_again_updates_the_terms(db: Database) -> None:
     assert subscriptions.count_subscriptions(db) == len(all_of(db)) == 4
 
 
+@pytest.mark.slow
 def test_list_is_paged_without_gaps(db: Database) -> None:
     """A list longer than a page is whole and in order, and a limit cuts it at any place."""
     for number in range(1003):
@@ -89,7 +91,7 @@ def test_removing_the_last_subscription_forgets_the_script(db: Database) -> None
     assert subscriptions.remove_subscriptions(db, regtest_address(0).scripthash, url=None) == 1
     assert outbox.load_deliveries(db, limit=9) == []
     assert ledger.load_payments(db, scripthash) is None
-    assert ledger.take_watch_changes(db, limit=9) == [(scripthash, None)]
+    assert ledger.take_watch_changes(db, limit=9) == [(scripthash, WatchChange.REMOVED, None)]
     assert [subscription.address for subscription in all_of(db)] == [regtest_address(1).text]
 
 

@@ -69,8 +69,13 @@ class FakeSource:
     # --- the interface ---
 
     def watch(self, scripthash: ScriptHash, known_status: Status | None) -> None:
-        """Note what has been absorbed."""
-        self.known[scripthash] = known_status
+        """Note a watch; one that is there stays as it is."""
+        self.known.setdefault(scripthash, known_status)
+
+    def absorbed(self, scripthash: ScriptHash, status: Status | None) -> None:
+        """Note what has been absorbed of a script that is watched."""
+        if scripthash in self.known:
+            self.known[scripthash] = status
 
     def unwatch(self, scripthash: ScriptHash) -> None:
         """Forget a script."""

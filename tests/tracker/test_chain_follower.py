@@ -16,8 +16,8 @@ from lightipn.store import chain as chain_store
 from lightipn.store.database import Store
 from lightipn.tracker.chain_follower import open_chain
 from tests.builders import mined_run, raw_header
-from tests.tracker.conftest import GENESIS, SHOP, SHOP_SCRIPT, OpenSpine, Spine
 from tests.tracker.fake_source import SERVER
+from tests.tracker.rig import GENESIS, SHOP, SHOP_SCRIPT, OpenSpine, Spine
 
 
 def hashes_of(spine: Spine) -> list[bytes | None]:
@@ -207,6 +207,7 @@ async def test_reorg_told_page_by_page_is_followed(open_spine: OpenSpine) -> Non
     assert await is_followed(spine)
 
 
+@pytest.mark.slow
 async def test_chain_without_the_checkpoint_is_a_lie(open_spine: OpenSpine) -> None:
     """A server whose chain does not contain the checkpoint is reported, whatever its length."""
     chain = SimulatedChain()

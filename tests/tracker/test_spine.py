@@ -13,14 +13,15 @@ from lightipn.bitcoin.transaction import Outpoint
 from lightipn.chain.history import UNKNOWN, HistoryEntry, status_of
 from lightipn.chain.source import MerkleBranch
 from lightipn.chain.verifier import Confirmed, Unconfirmed
+from lightipn.errors import SourceRefusedError
 from lightipn.ledger.entries import Replaced
 from lightipn.simulator import forge
 from lightipn.simulator.blocks import SimulatedChain
 from lightipn.store import ledger as ledger_store
 from lightipn.store import subscriptions as subscription_store
-from lightipn.tracker.spine import EVIDENCE_PAGE, LONGEST_RECHECK_S
+from lightipn.tracker.spine import EVIDENCE_PAGE, LONGEST_RECHECK_S, PATIENT_RECHECKS
 from tests.builders import txid_of
-from tests.tracker.conftest import NOW, SHOP, SHOP_SCRIPT, OpenSpine, Spine
+from tests.tracker.rig import NOW, SHOP, SHOP_SCRIPT, OpenSpine, Spine
 
 OTHER_SCRIPT = forge.made_up_script("other")
 
@@ -149,7 +150,11 @@ async def test_fee_bump_changes_no_total(spine: Spine) -> None:
 async def test_withheld_proof_is_asked_for_again(spine: Spine) -> None:
     """A payment whose proof is withheld is kept as unconfirmed, asked again with growing pauses, and proved later."""
     txid = await pay_and_mine(spine)
-    spine.source.branch_of = lambda txid, height: MerkleBranch(0, ())  # proves nothing
+
+    def refuse(txid: Txid, height: int) -> MerkleBranch:
+        raise SourceRefusedError("withheld", code=1)
+
+    spine.source.branch_of = refuse
     for tries in range(1, 12):
         await spine.absorb()
         assert await spine.totals() == (0, 5_000)
@@ -161,6 +166,22 @@ async def test_withheld_proof_is_asked_for_again(spine: Spine) -> None:
     assert await spine.known_status() == spine.chain.status(SHOP)
     assert len(spine.source.rechecks) == 11
     assert spine.source.reports == []
+
+
+async def test_false_proof_is_reported_in_the_end(spine: Spine) -> None:
+    """A branch that does not prove its claim is put down to a reorg three times, and then to the server."""
+    txid = await pay_and_mine(spine)
+    spine.source.branch_of = lambda txid, height: MerkleBranch(0, ())
+    for _ in range(PATIENT_RECHECKS):
+        await spine.absorb()
+        assert spine.source.reports == []
+    await spine.absorb()
+    assert len(spine.source.reports) == 1
+    assert spine.source.reports[0].startswith("branch: ")
+    assert await spine.totals() == (0, 5_000)
+    spine.source.branch_of = None
+    await spine.absorb()
+    assert (await spine.entries())[txid].state == proved(spine, txid)
 
 
 async def test_pauses_start_anew_after_success(spine: Spine) -> None:
@@ -198,18 +219,20 @@ async def test_claim_above_the_tip_is_not_believed(spine: Spine) -> None:
     assert spine.source.rechecks == [(SHOP, 2.0)]
 
 
-async def test_withheld_transaction_holds_back_the_history(spine: Spine) -> None:
-    """Without the raw transaction the amount is unknown: nothing is recorded, and the history is asked again."""
-    txid = await pay_and_mine(spine)
-    spine.source.withheld.add(txid)
+async def test_withheld_transaction_holds_back_itself_alone(spine: Spine) -> None:
+    """Without its raw transaction a payment's amount is unknown: it waits, and holds back no other of its script."""
+    txid = spine.chain.pay(SHOP_SCRIPT, 600)
+    held_back = await pay_and_mine(spine)
+    spine.source.withheld.add(held_back)
     await spine.absorb()
-    assert await spine.entries() == {}
-    assert await spine.known_status() is None
-    assert SHOP not in spine.source.known
+    assert set(await spine.entries()) == {txid}
+    assert await spine.totals() == (600, 0)
+    assert await spine.known_status() == UNKNOWN
     assert (spine.source.rechecks, spine.source.reports) == ([(SHOP, 2.0)], [])
     spine.source.withheld.clear()
     await spine.absorb()
-    assert await spine.totals() == (5_000, 0)
+    assert await spine.totals() == (5_600, 0)
+    assert await spine.known_status() == spine.chain.status(SHOP)
 
 
 @pytest.mark.parametrize("lie", ["doubled amount", "another transaction", "no transaction", "nothing"])
@@ -287,14 +310,33 @@ async def test_script_removed_and_added_again_is_asked_again(spine: Spine) -> No
     assert set(await spine.entries()) == {txid, more}
 
 
-async def test_unwanted_script_is_unwatched(spine: Spine) -> None:
-    """A history of a script that nobody wants any more makes the source forget it, and fetches nothing."""
+async def test_unwanted_script_is_not_asked_about(spine: Spine) -> None:
+    """A history of a script that nobody wants any more fetches nothing, records nothing and asks for nothing again."""
     await pay_and_mine(spine)
     await remove_shop(spine)
     calls = spine.source.calls.copy()
     await spine.absorb()
-    assert spine.source.calls - calls == {"unwatch": 1}
-    assert SHOP not in spine.source.known
+    assert spine.source.calls == calls
+    assert (await spine.entries(), spine.source.rechecks) == ({}, [])
+
+
+async def test_script_is_worked_in_one_history_at_a_time(spine: Spine) -> None:
+    """Histories of one script wait for each other, and of those that piled up only the newest is worked in."""
+    first = spine.chain.pay(SHOP_SCRIPT, 1)
+    spine.source.held[first] = trio.Event()
+    await spine.absorb()
+    older = spine.chain.pay(SHOP_SCRIPT, 20)
+    await spine.absorb()
+    newest = spine.chain.replace(older, amount_sat=300)
+    await spine.absorb()
+    assert spine.source.calls["transaction"] == 1
+    spine.source.held[first].set()
+    await spine.settle()
+    assert set(await spine.entries()) == {first, newest}
+    assert spine.source.calls["transaction"] == 2
+    assert spine.source.known[SHOP] == spine.chain.status(SHOP)
+    await spine.absorb()
+    assert await spine.totals() == (0, 301)
 
 
 async def test_reorg_between_proof_and_commit_takes_the_proof_back(spine: Spine) -> None:
@@ -337,6 +379,7 @@ async def look_up(spine: Spine) -> None:
     text = address_of(OTHER_SCRIPT, REGTEST)
     assert text is not None
     address = parse_address(text, REGTEST)
+    spine.source.watch(address.scripthash, UNKNOWN)
     await spine.store.transact(lambda db: ledger_store.want_script(db, address, until=int(NOW) + 600, must_ask=True))
 
 
