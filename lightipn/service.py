@@ -272,7 +272,8 @@ class Service:
         until = int(self._clock()) + LOOKUP_KEEP_S
 
         def work(db: Database) -> None:
-            if ledger.count_lookups(db) >= MOST_LOOKUPS:
+            is_new = ledger.load_script(db, address.scripthash) is None
+            if is_new and ledger.count_lookups(db) >= MOST_LOOKUPS:
                 raise RequestError(
                     "too many addresses are looked up at present; watch those you need",
                     code="too-many-lookups",
