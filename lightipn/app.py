@@ -21,10 +21,8 @@ from lightipn.api.health import Readiness, health_routes
 from lightipn.api.owners import Doorkeeper
 from lightipn.api.server import open_listener, serve_api
 from lightipn.bitcoin.extended_key import parse_address_chain
-from lightipn.bitcoin.hashes import ScriptHash
 from lightipn.bitcoin.network import Network
 from lightipn.chain.checkpoint import Checkpoints, parse_checkpoints
-from lightipn.chain.history import Status
 from lightipn.config import Config
 from lightipn.delivery.dispatcher import Dispatcher
 from lightipn.delivery.guard import AddressRules
@@ -38,18 +36,11 @@ from lightipn.errors import LightIPNError, StoreError
 from lightipn.outbox.messages import Policy
 from lightipn.service import Doorbells, Service, no_bell
 from lightipn.store import chain as chain_store
-from lightipn.store import ledger as ledger_store
-from lightipn.store import outbox as outbox_store
 from lightipn.store import servers as server_store
-from lightipn.store.database import Database, Store, open_store, sole_service
-from lightipn.store.ledger import WatchChange
+from lightipn.store.database import Store, open_store, sole_service
 from lightipn.tracker.chain_follower import ChainFollower, open_chain
 from lightipn.tracker.spine import Tracker
-
-LOOK_AT_DATABASE_S = 1.0
-HOUSEKEEPING_S = 60.0
-WATCH_CHANGES_PAGE = 1000
-SAVE_SERVERS_AT_MOST_EVERY_S = 1.0
+from lightipn.upkeep import WatchKeeper, keep_house, look_at_database, save_servers
 
 log = structlog.get_logger("app")
 
@@ -137,7 +128,7 @@ class _Rooms:
     follower: ChainFollower
     tracker: Tracker
     dispatcher: Dispatcher
-    keeper: "WatchKeeper"
+    keeper: WatchKeeper
     service: Service
 
     def readiness(self) -> Readiness:
@@ -245,9 +236,9 @@ async def _run(
         background.start_soon(rooms.source.run)
         background.start_soon(rooms.tracker.run)
         background.start_soon(rooms.keeper.run)
-        background.start_soon(_look_at_database, rooms.store, rooms.keeper.ring, rooms.dispatcher.ring)
-        background.start_soon(_save_servers, rooms.store, rooms.source)
-        background.start_soon(_keep_house, rooms.store, rooms.keeper.ring, rooms.dispatcher.ring)
+        background.start_soon(look_at_database, rooms.store, rooms.keeper.ring, rooms.dispatcher.ring)
+        background.start_soon(save_servers, rooms.store, rooms.source)
+        background.start_soon(keep_house, rooms.store, rooms.keeper.ring, rooms.dispatcher.ring)
         async with trio.open_nursery() as nursery:
             await nursery.start(partial(serve_api, app, listener, stop=stop))
             nursery.start_soon(rooms.dispatcher.run, stop)
@@ -277,80 +268,6 @@ async def _open_source(config: Config, store: Store, checkpoints: Checkpoints) -
         remembered=await store.read(server_store.load_remembered),
     )
     return ElectrumSource(pool, sweep_interval_s=config.electrum.sweep_interval_s)
-
-
-class WatchKeeper:
-    """Keeps the source's watches equal to the scripts in the database."""
-
-    def __init__(self, store: Store, source: ElectrumSource) -> None:
-        self._store = store
-        self._source = source
-        self._bell = trio.Event()
-
-    def ring(self) -> None:
-        """Say that scripts may have changed."""
-        self._bell.set()
-
-    async def load(self) -> None:
-        """Hand all scripts to the source; what was queued before is part of them."""
-
-        def work(db: Database) -> list[tuple[ScriptHash, Status | None]]:
-            ledger_store.clear_watch_changes(db)
-            return ledger_store.load_watches(db)
-
-        self._source.watch_all(await self._store.transact(work))
-
-    async def run(self) -> None:
-        """Work off the queue of changes whenever the bell rings."""
-        while True:
-            self._bell = trio.Event()
-            while await self._store.read(ledger_store.has_watch_changes):
-                changes = await self._store.transact(
-                    lambda db: ledger_store.take_watch_changes(db, limit=WATCH_CHANGES_PAGE)
-                )
-                for scripthash, kind, known_status in changes:
-                    match kind:
-                        case WatchChange.ADDED:
-                            self._source.watch(scripthash, known_status)
-                        case WatchChange.REMOVED:
-                            self._source.unwatch(scripthash)
-                        case WatchChange.ASKED:
-                            self._source.recheck(scripthash, after_s=0.0)
-            await self._bell.wait()
-
-
-async def _look_at_database(store: Store, *bells: Callable[[], None]) -> None:
-    """Ring when a command wrote to the database: the one allowed poll."""
-    seen = await store.data_version()
-    while True:
-        await trio.sleep(LOOK_AT_DATABASE_S)
-        version = await store.data_version()
-        if version != seen:
-            seen = version
-            for ring in bells:
-                ring()
-
-
-async def _save_servers(store: Store, source: ElectrumSource) -> None:
-    while True:
-        changed = source.servers_changed
-        states = source.servers()
-        if states:
-            await store.transact(lambda db, s=states: server_store.save_servers(db, s, now=int(time.time())))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
-        await changed.wait()
-        await trio.sleep(SAVE_SERVERS_AT_MOST_EVERY_S)
-
-
-async def _keep_house(store: Store, *bells: Callable[[], None]) -> None:
-    """Forget what was merely looked up, and due times that a clock which was ahead put too far away."""
-    while True:
-        dropped = 1
-        while dropped:
-            dropped = await store.transact(lambda db: ledger_store.drop_unwanted_scripts(db, now=int(time.time())))
-        await store.transact(lambda db: outbox_store.pull_in_due_times(db, now=time.time()))
-        for ring in bells:
-            ring()
-        await trio.sleep(HOUSEKEEPING_S)
 
 
 async def serve_until_signalled(config: Config) -> None:

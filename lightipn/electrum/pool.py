@@ -17,7 +17,8 @@ import trio
 from lightipn.bitcoin.network import Network
 from lightipn.chain.source import ServerState
 from lightipn.electrum.address import ServerAddress
-from lightipn.electrum.session import Session, TlsContexts, open_session
+from lightipn.electrum.connection import TlsContexts
+from lightipn.electrum.session import Session, open_session
 from lightipn.errors import SourceError, SourceMisbehavedError, SourceRefusedError
 
 FIRST_PAUSE_S = 0.5

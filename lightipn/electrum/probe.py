@@ -10,8 +10,9 @@ from lightipn.bitcoin.network import Network
 from lightipn.chain.source import MerkleBranch, ServerState
 from lightipn.electrum import methods
 from lightipn.electrum.address import ServerAddress
+from lightipn.electrum.connection import TlsContexts
 from lightipn.electrum.protocol import Call
-from lightipn.electrum.session import TlsContexts, open_session
+from lightipn.electrum.session import open_session
 from lightipn.errors import ProtocolError, SourceError, SourceMisbehavedError
 
 PROBES_AT_ONCE = 16

@@ -9,8 +9,6 @@ answered in less therefore carries *ballast*: eight headers that we do not need 
 once: 2 ms instead of 1,002.
 """
 
-import socket
-import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -23,6 +21,7 @@ from lightipn.bitcoin.hashes import hex_of
 from lightipn.bitcoin.network import Network
 from lightipn.electrum import methods
 from lightipn.electrum.address import ServerAddress
+from lightipn.electrum.connection import Stream, TlsContexts, connect, trouble_of
 from lightipn.electrum.protocol import Answer, Call, ElectrumProtocol, Notification, Refusal
 from lightipn.electrum.window import HEAVY_METHODS, MAX_HEAVY_A_BATCH, Window
 from lightipn.errors import (
@@ -32,7 +31,6 @@ from lightipn.errors import (
     SourceUnavailableError,
 )
 
-CONNECT_TIMEOUT_S = 10.0
 URGENT_DEADLINE_S = 10.0
 # On a small board a server reads a whole block for one merkle branch.
 DEADLINE_PER_HEAVY_CALL_S = 1.0
@@ -43,7 +41,6 @@ BALLAST_HEADERS = 8
 BALLAST_UNTIL_CALLS = 12  # this many answers pass 1,024 bytes by themselves
 
 log = structlog.get_logger("electrum")
-Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 
 class _Waiter:
@@ -190,7 +187,7 @@ class Session:
             with trio.fail_after(URGENT_DEADLINE_S):
                 await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, OSError) as error:
-            self.fail(SourceUnavailableError(_code_of(error)))
+            self.fail(SourceUnavailableError(trouble_of(error)))
 
     async def _watch_batch(self, batch: _Batch) -> None:
         """End the session when a batch is not answered in time."""
@@ -222,7 +219,7 @@ class Session:
                 self.fail(error)
                 return
             except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
-                self.fail(SourceUnavailableError(_code_of(error)))
+                self.fail(SourceUnavailableError(trouble_of(error)))
                 return
 
     def _dispatch(self, message: Answer | Refusal | Notification) -> None:
@@ -312,69 +309,6 @@ class Session:
         nursery.start_soon(self._keep_alive)
 
 
-def _code_of(error: BaseException) -> str:
-    """Name a transport trouble in words of ours."""
-    cause: BaseException = error
-    while cause.__cause__ is not None or isinstance(cause, BaseExceptionGroup):
-        # Trio tries every address of a name and reports the failures as a group
-        cause = cause.exceptions[-1] if isinstance(cause, BaseExceptionGroup) else cause.__cause__ or cause
-    match cause:
-        case trio.TooSlowError():
-            return "timed-out"
-        case ConnectionRefusedError():
-            return "connection-refused"
-        case ConnectionResetError() | BrokenPipeError():
-            return "connection-reset"
-        case ssl.SSLError():
-            return "tls-failed"
-        case socket.gaierror() | UnicodeError():
-            return "name-not-found"
-        case _:
-            return "connection-failed"
-
-
-async def _connect(address: ServerAddress, contexts: "TlsContexts") -> Stream:
-    """Open TCP, and TLS over it; a certificate the system does not verify is accepted and logged.
-
-    Raises:
-        SourceUnavailableError: refused, unreachable, too slow, or no TLS on that port.
-    """
-    try:
-        with trio.fail_after(CONNECT_TIMEOUT_S):
-            stream = await trio.open_tcp_stream(address.host, address.port)
-            if not address.uses_tls:
-                return stream
-            try:
-                return await _wrap(stream, address, contexts.verifying)
-            except trio.BrokenResourceError as error:
-                if not isinstance(error.__cause__, ssl.SSLCertVerificationError):
-                    raise
-            log.warning("electrum.certificate_unverified", server=address.name)
-            return await _wrap(await trio.open_tcp_stream(address.host, address.port), address, contexts.accepting_any)
-    except (OSError, UnicodeError, trio.BrokenResourceError, trio.TooSlowError) as error:
-        raise SourceUnavailableError(_code_of(error), source=address.name) from error
-
-
-async def _wrap(stream: trio.SocketStream, address: ServerAddress, context: ssl.SSLContext) -> Stream:
-    tls = trio.SSLStream(stream, context, server_hostname=address.host)
-    try:
-        await tls.do_handshake()
-    except BaseException:
-        await trio.aclose_forcefully(stream)
-        raise
-    return tls
-
-
-class TlsContexts:
-    """The two contexts all sessions share; making one takes 30 ms."""
-
-    def __init__(self) -> None:
-        self.verifying = ssl.create_default_context()
-        self.accepting_any = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        self.accepting_any.check_hostname = False
-        self.accepting_any.verify_mode = ssl.CERT_NONE
-
-
 @asynccontextmanager
 async def open_session(
     address: ServerAddress, network: Network, contexts: TlsContexts, *, lowest_tip: int = 0
@@ -384,7 +318,7 @@ async def open_session(
     Raises:
         SourceError: whatever ended the session, also while the body ran.
     """
-    stream = await _connect(address, contexts)
+    stream = await connect(address, contexts)
     session = Session(address, stream)
     try:
         async with trio.open_nursery() as nursery:

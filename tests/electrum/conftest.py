@@ -4,7 +4,7 @@ import pytest
 import trio
 import trio.testing
 
-from lightipn.electrum.session import TlsContexts
+from lightipn.electrum.connection import TlsContexts
 from lightipn.simulator.blocks import SimulatedChain
 from lightipn.simulator.server import SimulatedServer, serve_electrum
 from tests.electrum.places import SHOP_SCRIPT

@@ -17,8 +17,9 @@ from lightipn.bitcoin.hashes import ScriptHash, Txid, sha256
 from lightipn.bitcoin.network import REGTEST
 from lightipn.electrum import methods
 from lightipn.electrum.address import ServerAddress
+from lightipn.electrum.connection import TlsContexts
 from lightipn.electrum.protocol import Answer, Call, Notification, Refusal
-from lightipn.electrum.session import BALLAST_UNTIL_CALLS, PING_INTERVAL_S, Session, TlsContexts, open_session
+from lightipn.electrum.session import BALLAST_UNTIL_CALLS, PING_INTERVAL_S, Session, open_session
 from lightipn.errors import (
     ProtocolError,
     SourceError,
