@@ -17,7 +17,7 @@ from lightipn.chain.source import ServerState
 from lightipn.errors import RequestError
 from lightipn.ledger.entries import ReceivedTotals, totals_of
 from lightipn.outbox.messages import Policy, Subscription
-from lightipn.store import chain, keys, ledger, outbox, reviews, servers, subscriptions
+from lightipn.store import chain, deliveries, keys, ledger, reviews, servers, subscriptions
 from lightipn.store.database import Database, Store
 
 OPERATOR = "operator"
@@ -286,21 +286,21 @@ class Service:
 
     # --- deliveries and state ---
 
-    async def list_deliveries(self, *, limit: int, is_pending_only: bool = False) -> list[outbox.Delivery]:
+    async def list_deliveries(self, *, limit: int, is_pending_only: bool = False) -> list[deliveries.Delivery]:
         """Return messages, newest first."""
         return await self._store.read(
-            lambda db: outbox.load_deliveries(db, limit=limit, is_pending_only=is_pending_only)
+            lambda db: deliveries.load_deliveries(db, limit=limit, is_pending_only=is_pending_only)
         )
 
-    async def show_delivery(self, message_key: int) -> tuple[outbox.Delivery, list[outbox.Attempt]]:
+    async def show_delivery(self, message_key: int) -> tuple[deliveries.Delivery, list[deliveries.Attempt]]:
         """Return a message and all its attempts, oldest first.
 
         Raises:
             RequestError: ``unknown-delivery``.
         """
 
-        def work(db: Database) -> tuple[outbox.Delivery | None, list[outbox.Attempt]]:
-            return outbox.load_delivery(db, message_key), outbox.load_attempts(db, message_key)
+        def work(db: Database) -> tuple[deliveries.Delivery | None, list[deliveries.Attempt]]:
+            return deliveries.load_delivery(db, message_key), deliveries.load_attempts(db, message_key)
 
         delivery, attempts = await self._store.read(work)
         if delivery is None:
@@ -314,7 +314,7 @@ class Service:
             RequestError: ``unknown-delivery``.
         """
         now = self._clock()
-        if not await self._store.transact(lambda db: outbox.make_due(db, message_key, now=now)):
+        if not await self._store.transact(lambda db: deliveries.make_due(db, message_key, now=now)):
             raise _unknown_delivery(message_key)
         self._bells.messages()
 
@@ -322,16 +322,16 @@ class Service:
         """Return what the database says about the service's state."""
 
         def work(db: Database) -> Summary:
-            pending, waiting_since = outbox.count_pending(db)
+            pending, waiting_since = deliveries.count_pending(db)
             return Summary(
                 tip=chain.load_tip(db),
                 tip_height=chain.load_tip_height(db),
                 subscriptions=subscriptions.count_subscriptions(db),
                 pending_deliveries=pending,
-                held_deliveries=outbox.count_held(db),
+                held_deliveries=deliveries.count_held(db),
                 oldest_due_at=waiting_since,
                 servers=tuple(servers.load_servers(db)),
-                failing_hosts=tuple(outbox.load_failing_hosts(db, limit=20)),
+                failing_hosts=tuple(deliveries.load_failing_hosts(db, limit=20)),
                 is_key_there=keys.has_live_key(db),
             )
 
@@ -355,7 +355,7 @@ class Summary:
     held_deliveries: int
     oldest_due_at: float | None
     servers: tuple[ServerState, ...]
-    failing_hosts: tuple[outbox.FailingHost, ...]
+    failing_hosts: tuple[deliveries.FailingHost, ...]
     is_key_there: bool
 
 

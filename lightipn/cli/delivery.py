@@ -6,7 +6,7 @@ import typer
 
 from lightipn.cli.output import console, print_facts, print_json, print_table, time_text
 from lightipn.cli.run import MAX_NUMBER, ConfigOption, JsonOption, ask_service
-from lightipn.store.outbox import Attempt, Delivery
+from lightipn.store.deliveries import Attempt, Delivery
 
 app = typer.Typer(help="Callbacks: list, show every attempt, retry.", no_args_is_help=True)
 IdArgument = Annotated[

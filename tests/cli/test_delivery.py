@@ -5,7 +5,7 @@ import pytest
 from lightipn.dialects.ipn.policy import IpnPolicy
 from lightipn.dialects.ipn.wire import IpnTerms, encode_terms
 from lightipn.outbox.verdict import Answer
-from lightipn.store import ledger, outbox, reviews, subscriptions
+from lightipn.store import deliveries, ledger, outbox, reviews, subscriptions
 from lightipn.store.database import Database
 from tests.builders import entry_of
 from tests.cli.conftest import Run, write
@@ -83,7 +83,7 @@ def test_message_is_shown_with_every_attempt(run: Run) -> None:
     """Time, outcome, status, latency, the body that was sent and the first bytes of the answer are shown."""
     assert "No attempts yet." in run("delivery", "show", "1").out
     write(lambda db: attempt(db, failed(b"out of order")))
-    write(lambda db: outbox.make_due(db, 1, now=NOW))
+    write(lambda db: deliveries.make_due(db, 1, now=NOW))
     write(lambda db: attempt(db, failed(status=None, trouble="timeout")))
     shown = run("delivery", "show", "1").out
     for part in ("failed", "500", "timeout", "42 ms", "out of order", f"address={ADDRESS.text}&confirmed=0.0"):

@@ -18,7 +18,7 @@ from trio.testing import MockClock
 from lightipn.delivery.dispatcher import LONGEST_NAP_S, STOP_GRACE_S, Dispatcher
 from lightipn.outbox.messages import OutgoingRequest
 from lightipn.outbox.verdict import Answer
-from lightipn.store import keys, outbox
+from lightipn.store import deliveries, keys, outbox
 from lightipn.store.database import Store, open_store
 from tests.builders import entry_of
 from tests.store.plain_dialect import FIRST_RETRY_S, LONGEST_RETRY_S, POLICIES, SILENCE, answer_of
@@ -130,7 +130,7 @@ async def running(dispatcher: Dispatcher) -> AsyncIterator[trio.Event]:
 
 async def states_of(store: Store) -> collections.Counter[str]:
     """Count messages by state."""
-    found = await store.read(lambda db: outbox.load_deliveries(db, limit=10_000))
+    found = await store.read(lambda db: deliveries.load_deliveries(db, limit=10_000))
     return collections.Counter(delivery.state for delivery in found)
 
 
@@ -358,7 +358,7 @@ async def test_stop_records_what_is_still_under_way(store: Store, autojump_clock
         await trio.sleep(1)
         stop.set()
     assert trio.current_time() == 1.0 + STOP_GRACE_S
-    (attempt,) = await store.read(lambda db: outbox.load_attempts(db, 1))
+    (attempt,) = await store.read(lambda db: deliveries.load_attempts(db, 1))
     assert attempt.outcome == "interrupted"
     again = FakeSender(dead=echo)
     async with running(dispatcher_of(store, again)):
@@ -391,7 +391,7 @@ async def test_crash_leaves_exactly_one_message_due(store: Store, autojump_clock
     async with running(dispatcher_of(store, sender)):
         await trio.sleep(1)
     assert len(sender.sent) == 1
-    outcomes = [attempt.outcome for attempt in await store.read(lambda db: outbox.load_attempts(db, 1))]
+    outcomes = [attempt.outcome for attempt in await store.read(lambda db: deliveries.load_attempts(db, 1))]
     assert outcomes == ["interrupted", "acknowledged"]
 
 

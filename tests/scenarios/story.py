@@ -28,7 +28,7 @@ from lightipn.simulator.blocks import SimulatedChain
 from lightipn.simulator.server import SimulatedServer, serve_electrum
 from lightipn.store import ledger as ledger_store
 from lightipn.store.database import open_store
-from lightipn.store.outbox import Delivery
+from lightipn.store.deliveries import Delivery
 
 SHOP_SCRIPT = forge.made_up_script("shop")
 PATIENCE_S = 10.0

@@ -16,7 +16,7 @@ from lightipn.dialects.ipn import wire
 from lightipn.dialects.ipn.policy import IpnPolicy
 from lightipn.outbox.messages import OutgoingRequest
 from lightipn.outbox.verdict import Answer
-from lightipn.store import outbox
+from lightipn.store import deliveries, outbox
 from lightipn.store import subscriptions as subscription_store
 from lightipn.store.database import Store, open_store
 from tests.scenarios.story import SHOP_SCRIPT
@@ -101,7 +101,7 @@ async def test_closed_shop_is_asked_with_growing_pauses(
     count = len(sender.sent_at)
     await trio.sleep(3 * DAY_S)
     assert len(sender.sent_at) == count
-    (delivery,) = await store.read(lambda db: outbox.load_deliveries(db, limit=10))
+    (delivery,) = await store.read(lambda db: deliveries.load_deliveries(db, limit=10))
     assert delivery.state == "acknowledged"
 
 

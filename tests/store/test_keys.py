@@ -1,7 +1,7 @@
 """API keys: hashes, rotation, and what revoking does to an owner's subscriptions."""
 
 from lightipn.outbox.messages import SubscriptionState
-from lightipn.store import keys, outbox, subscriptions
+from lightipn.store import deliveries, keys, subscriptions
 from lightipn.store.database import Database
 from lightipn.store.keys import ApiKey
 from tests.builders import entry_of
@@ -89,7 +89,7 @@ def test_nothing_is_sent_while_suspended_and_everything_is_kept(db: Database) ->
     subscribe(db, 1, owner="shop")  # made while suspended, such as by the command line
     pay(db, 1, entry_of(2))
     assert claim(db) == ([], None)
-    assert [delivery.state for delivery in outbox.load_deliveries(db, limit=9)] == ["held", "held"]
+    assert [delivery.state for delivery in deliveries.load_deliveries(db, limit=9)] == ["held", "held"]
     keys.save_key(db, name="shop", secret="s2", now=NOW)
     assert state_of(db) + state_of(db, 1) == [SubscriptionState.ACTIVE] * 2
     claims, _ = claim(db)

@@ -4,9 +4,10 @@ import pytest
 
 from lightipn.ledger.entries import Replaced
 from lightipn.outbox.verdict import Outcome
-from lightipn.store import keys, outbox, subscriptions
+from lightipn.store import deliveries, keys, outbox, subscriptions
 from lightipn.store.database import Database
-from lightipn.store.outbox import KEPT_ATTEMPTS, Attempt, Claim, Delivery, FailingHost
+from lightipn.store.deliveries import Attempt, Delivery, FailingHost
+from lightipn.store.outbox import KEPT_ATTEMPTS, Claim
 from tests.builders import entry_of, txid_of
 from tests.store.plain_dialect import NOTHING, POLICIES, SILENCE, answer_of, payload_of
 from tests.store.rows import NOW, claim, pay, regtest_address, subscribe
@@ -30,7 +31,7 @@ def fill(db: Database, count: int, *, url: str = ALIVE, first: int = 0, at: floa
 
 def only_delivery(db: Database) -> Delivery:
     """Return the one message there is."""
-    (delivery,) = outbox.load_deliveries(db, limit=9)
+    (delivery,) = deliveries.load_deliveries(db, limit=9)
     return delivery
 
 
@@ -46,7 +47,7 @@ def test_claim_records_the_attempt_before_it_is_sent(db: Database) -> None:
     assert next_due_at is None
     assert (taken.host, taken.dialect, taken.sent_payload) == ("alive.example:80", "plain", payload_of(0, 70))
     assert (delivery.state, delivery.tries, delivery.attempts) == ("in-flight", 1, 1)
-    assert outbox.load_attempts(db, taken.message_key) == [
+    assert deliveries.load_attempts(db, taken.message_key) == [
         Attempt(
             attempt_id=taken.attempt_id,
             started_at=NOW + 1,
@@ -68,7 +69,7 @@ def test_outcome_is_recorded_with_the_head_of_the_answer(db: Database) -> None:
     fill(db, 1)
     (taken,), _ = claim(db)
     assert finish(db, taken, body=b"x" * 600) is Outcome.NOT_ACKNOWLEDGED
-    (attempt,) = outbox.load_attempts(db, taken.message_key)
+    (attempt,) = deliveries.load_attempts(db, taken.message_key)
     assert (attempt.outcome, attempt.status, attempt.trouble, attempt.latency_ms) == ("not-acknowledged", 200, "", 12.0)
     assert attempt.answer_head == b"x" * 500
 
@@ -91,7 +92,7 @@ def test_earliest_due_is_claimed_first(db: Database) -> None:
         ("alive.example:80", payload_of(0, 100_000)),
         ("alive.example:80", payload_of(0, 100_000)),
     ]
-    assert [outbox.load_delivery(db, taken.message_key).due_at for taken in claims] == [  # type: ignore[union-attr]
+    assert [deliveries.load_delivery(db, taken.message_key).due_at for taken in claims] == [  # type: ignore[union-attr]
         NOW,
         NOW + 1,
         NOW + 5,
@@ -148,7 +149,7 @@ def test_suspended_owner_holds_messages(db: Database) -> None:
     fill(db, 2)
     keys.revoke_keys(db, name="shop", key_id=None, now=NOW)
     assert claim(db, now=NOW + 100) == ([], None)
-    assert outbox.count_pending(db) == (2, NOW)
+    assert deliveries.count_pending(db) == (2, NOW)
     keys.save_key(db, name="shop", secret="t", now=NOW)
     assert len(claim(db, now=NOW + 100)[0]) == 2
 
@@ -184,8 +185,8 @@ def test_acknowledged_message_is_due_no_more(db: Database) -> None:
     (taken,), _ = claim(db)
     assert finish(db, taken, body=taken.sent_payload) is Outcome.ACKNOWLEDGED
     assert (only_delivery(db).state, only_delivery(db).due_at, only_delivery(db).attempts) == ("acknowledged", None, 1)
-    assert outbox.count_pending(db) == (0, None)
-    assert outbox.load_deliveries(db, limit=9, is_pending_only=True) == []
+    assert deliveries.count_pending(db) == (0, None)
+    assert deliveries.load_deliveries(db, limit=9, is_pending_only=True) == []
 
 
 def test_retries_grow_by_the_dialects_rule(db: Database) -> None:
@@ -248,7 +249,7 @@ def test_subscription_removed_under_way_ends_quietly(db: Database) -> None:
     (taken,), _ = claim(db)
     subscriptions.remove_subscriptions(db, regtest_address(0).scripthash, url=None)
     assert finish(db, taken, body=taken.sent_payload) is Outcome.ACKNOWLEDGED
-    assert outbox.load_deliveries(db, limit=9) == []
+    assert deliveries.load_deliveries(db, limit=9) == []
     assert db.execute("SELECT count(*) FROM attempt").fetchone() == (0,)
 
 
@@ -273,7 +274,7 @@ def test_interrupted_attempts_are_due_again(db: Database) -> None:
     finish(db, second, now=NOW + 100)
     assert outbox.recover_interrupted(db) == 1
     assert outbox.recover_interrupted(db) == 0
-    outcomes = [attempt.outcome for key in (1, 2, 3) for attempt in outbox.load_attempts(db, key)]
+    outcomes = [attempt.outcome for key in (1, 2, 3) for attempt in deliveries.load_attempts(db, key)]
     assert outcomes == ["acknowledged", "failed", "interrupted"]
     (again,), next_due_at = claim(db, now=NOW + 100)
     assert (again.message_key, next_due_at) == (3, NOW + 105)
@@ -298,12 +299,12 @@ def test_messages_are_listed_newest_first(db: Database) -> None:
     fill(db, 3)
     taken = claim(db, now=NOW, room=1)[0][0]
     finish(db, taken, body=taken.sent_payload)
-    assert [delivery.message_key for delivery in outbox.load_deliveries(db, limit=2)] == [3, 2]
-    pending = outbox.load_deliveries(db, limit=9, is_pending_only=True)
+    assert [delivery.message_key for delivery in deliveries.load_deliveries(db, limit=2)] == [3, 2]
+    pending = deliveries.load_deliveries(db, limit=9, is_pending_only=True)
     assert [delivery.message_key for delivery in pending] == [3, 2]
-    assert outbox.count_pending(db) == (2, NOW + 1)
-    assert outbox.load_delivery(db, 99) is None
-    assert outbox.load_attempts(db, 99) == []
+    assert deliveries.count_pending(db) == (2, NOW + 1)
+    assert deliveries.load_delivery(db, 99) is None
+    assert deliveries.load_attempts(db, 99) == []
 
 
 def test_retry_makes_a_waiting_message_due_now(db: Database) -> None:
@@ -311,11 +312,11 @@ def test_retry_makes_a_waiting_message_due_now(db: Database) -> None:
     fill(db, 1)
     (taken,), _ = claim(db)
     finish(db, taken)
-    assert outbox.make_due(db, taken.message_key, now=NOW + 1)
+    assert deliveries.make_due(db, taken.message_key, now=NOW + 1)
     (again,), _ = claim(db, now=NOW + 1)
     finish(db, again, now=NOW + 1)
     assert only_delivery(db).due_at == NOW + 6
-    assert not outbox.make_due(db, 99, now=NOW)
+    assert not deliveries.make_due(db, 99, now=NOW)
 
 
 def test_retry_tells_an_acknowledged_message_once_more(db: Database) -> None:
@@ -323,7 +324,7 @@ def test_retry_tells_an_acknowledged_message_once_more(db: Database) -> None:
     fill(db, 1)
     (taken,), _ = claim(db)
     finish(db, taken, body=taken.sent_payload)
-    outbox.make_due(db, taken.message_key, now=NOW + 1)
+    deliveries.make_due(db, taken.message_key, now=NOW + 1)
     (again,), _ = claim(db, now=NOW + 1)
     assert again.sent_payload == taken.sent_payload
     finish(db, again, now=NOW + 1)
@@ -334,7 +335,7 @@ def test_retry_of_a_message_under_way_does_not_double_it(db: Database) -> None:
     """The operator's retry never puts two requests of one subscription on the wire."""
     fill(db, 1)
     claim(db)
-    outbox.make_due(db, 1, now=NOW)
+    deliveries.make_due(db, 1, now=NOW)
     assert claim(db, now=NOW + 1) == ([], None)
 
 
@@ -346,7 +347,7 @@ def test_attempts_of_one_message_are_bounded(db: Database) -> None:
         (taken,), _next = claim(db, now=now)
         finish(db, taken, now=now)
         now += 3600
-        kept = [attempt.attempt_id for attempt in outbox.load_attempts(db, 1)]
+        kept = [attempt.attempt_id for attempt in deliveries.load_attempts(db, 1)]
         assert kept == list(range(taken.attempt_id + 1 - len(kept), taken.attempt_id + 1))
         assert len(kept) >= min(taken.attempt_id, KEPT_ATTEMPTS)
         assert len(kept) < KEPT_ATTEMPTS + 1
@@ -363,7 +364,7 @@ def test_attempts_of_every_message_are_bounded(db: Database, count: int) -> None
         now += 3601
         for taken in claim(db, now=now)[0]:
             finish(db, taken, now=now)
-    kept = [len(outbox.load_attempts(db, key)) for key in range(1, count + 1)]
+    kept = [len(deliveries.load_attempts(db, key)) for key in range(1, count + 1)]
     assert max(kept) < KEPT_ATTEMPTS + 1
 
 
@@ -375,7 +376,7 @@ def test_due_times_of_a_clock_that_was_ahead_are_pulled_in(db: Database) -> None
     finish(db, ahead, now=NOW + 10 * 86400)
     assert outbox.pull_in_due_times(db, now=NOW) == 1
     assert outbox.pull_in_due_times(db, now=NOW) == 0
-    found = {delivery.message_key: delivery.due_at for delivery in outbox.load_deliveries(db, limit=9)}
+    found = {delivery.message_key: delivery.due_at for delivery in deliveries.load_deliveries(db, limit=9)}
     assert found == {honest.message_key: NOW + 5, ahead.message_key: NOW}
 
 
@@ -393,10 +394,10 @@ def test_failing_hosts_are_those_tried_in_vain(db: Database) -> None:
                 finish(db, taken, body=b"?", now=NOW + 100 * tries)
             else:
                 if taken.host == "once.example:80":
-                    outbox.make_due(db, taken.message_key, now=NOW)  # starts its tries again
+                    deliveries.make_due(db, taken.message_key, now=NOW)  # starts its tries again
                 finish(db, taken, now=NOW + 100 * tries)
-    assert outbox.load_failing_hosts(db, limit=9) == [
+    assert deliveries.load_failing_hosts(db, limit=9) == [
         FailingHost(host="dead.example:80", messages=2, tries=3, last_trouble="timeout"),
         FailingHost(host="odd.example:80", messages=1, tries=3, last_trouble="200 not-acknowledged"),
     ]
-    assert [found.host for found in outbox.load_failing_hosts(db, limit=1)] == ["dead.example:80"]
+    assert [found.host for found in deliveries.load_failing_hosts(db, limit=1)] == ["dead.example:80"]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from lightipn.ledger.entries import Replaced
-from lightipn.store import keys, outbox
+from lightipn.store import deliveries, keys, outbox
 from lightipn.store.outbox import Claim
 from tests.builders import entry_of, txid_of
 from tests.store.plain_dialect import NOTHING, POLICIES, SILENCE, answer_of, payload_of
@@ -44,7 +44,7 @@ class Receivers(RuleBasedStateMachine):
             for taken in claims:
                 self.hear(taken)
                 self.finish(taken, taken.sent_payload)
-        assert outbox.count_pending(self.db) == (0, None)
+        assert deliveries.count_pending(self.db) == (0, None)
         assert self.belief == [self.newest(number) for number in range(3)]
         self.memory.__exit__(None, None, None)
 
@@ -125,7 +125,7 @@ class Receivers(RuleBasedStateMachine):
     @invariant()
     def quiet_means_known(self) -> None:
         """Where nothing is due and nothing under way, the receiver believes the newest totals."""
-        by_url = {delivery.url: delivery for delivery in outbox.load_deliveries(self.db, limit=9)}
+        by_url = {delivery.url: delivery for delivery in deliveries.load_deliveries(self.db, limit=9)}
         for number, host in enumerate(HOSTS):
             delivery = by_url.get(f"http://{host}/{number}")
             if delivery is None or delivery.state == "acknowledged":

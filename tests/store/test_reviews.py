@@ -2,9 +2,9 @@
 
 from lightipn.bitcoin.hashes import ScriptHash
 from lightipn.ledger.entries import Replaced
-from lightipn.store import outbox, reviews, subscriptions
+from lightipn.store import deliveries, outbox, reviews, subscriptions
 from lightipn.store.database import Database
-from lightipn.store.outbox import Delivery
+from lightipn.store.deliveries import Delivery
 from tests.builders import confirmed, entry_of, txid_of
 from tests.store.plain_dialect import POLICIES, answer_of, payload_of
 from tests.store.rows import NOW, TIP, claim, pay, regtest_address, subscribe
@@ -12,7 +12,7 @@ from tests.store.rows import NOW, TIP, claim, pay, regtest_address, subscribe
 
 def deliveries_of(db: Database) -> list[Delivery]:
     """Return all messages, oldest first."""
-    return list(reversed(outbox.load_deliveries(db, limit=100)))
+    return list(reversed(deliveries.load_deliveries(db, limit=100)))
 
 
 def acknowledge(db: Database, *, now: float = NOW) -> int:
@@ -95,7 +95,7 @@ def test_woken_subscriptions_are_worked_off_page_by_page(db: Database) -> None:
     assert reviews.review_woken(db, POLICIES, tip_height=TIP + 1, now=NOW) == (True, True)
     assert reviews.review_woken(db, POLICIES, tip_height=TIP + 1, now=NOW) == (True, False)
     assert reviews.review_woken(db, POLICIES, tip_height=TIP + 1, now=NOW) == (False, False)
-    told = {delivery.payload for delivery in outbox.load_deliveries(db, limit=2 * count)}
+    told = {delivery.payload for delivery in deliveries.load_deliveries(db, limit=2 * count)}
     assert told == {payload_of(70, 0)}
 
 

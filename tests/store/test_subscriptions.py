@@ -6,7 +6,7 @@ import pytest
 
 from lightipn.bitcoin.hashes import ScriptHash
 from lightipn.outbox.messages import Subscription, SubscriptionState
-from lightipn.store import keys, ledger, outbox, subscriptions
+from lightipn.store import deliveries, keys, ledger, subscriptions
 from lightipn.store.database import Database
 from lightipn.store.ledger import WatchChange
 from lightipn.store.subscriptions import host_of
@@ -85,11 +85,11 @@ def test_removing_the_last_subscription_forgets_the_script(db: Database) -> None
     pay(db, 0, entry_of(1))
     ledger.clear_watch_changes(db)
     assert subscriptions.remove_subscriptions(db, regtest_address(0).scripthash, url="http://a.example/") == 1
-    assert [delivery.url for delivery in outbox.load_deliveries(db, limit=9)] == ["http://b.example/"]
+    assert [delivery.url for delivery in deliveries.load_deliveries(db, limit=9)] == ["http://b.example/"]
     assert ledger.load_payments(db, scripthash) is not None
     assert not ledger.has_watch_changes(db)
     assert subscriptions.remove_subscriptions(db, regtest_address(0).scripthash, url=None) == 1
-    assert outbox.load_deliveries(db, limit=9) == []
+    assert deliveries.load_deliveries(db, limit=9) == []
     assert ledger.load_payments(db, scripthash) is None
     assert ledger.take_watch_changes(db, limit=9) == [(scripthash, WatchChange.REMOVED, None)]
     assert [subscription.address for subscription in all_of(db)] == [regtest_address(1).text]

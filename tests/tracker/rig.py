@@ -17,7 +17,6 @@ from lightipn.simulator import forge
 from lightipn.simulator.blocks import SimulatedChain
 from lightipn.store import chain as chain_store
 from lightipn.store import ledger as ledger_store
-from lightipn.store import outbox
 from lightipn.store import subscriptions as subscription_store
 from lightipn.store.database import Store
 from lightipn.tracker.chain_follower import ChainFollower
@@ -98,7 +97,7 @@ class Spine:
 
     async def due(self) -> list[tuple[int, int]]:
         """Return the totals of every message that is due, newest message first."""
-        deliveries = await self.store.read(lambda db: outbox.load_deliveries(db, limit=5000, is_pending_only=True))
+        deliveries = await self.store.read(lambda db: deliveries.load_deliveries(db, limit=5000, is_pending_only=True))
         totals = [wire.decode_payload(delivery.payload) for delivery in deliveries]
         return [(one.confirmed_sat, one.unconfirmed_sat) for one in totals]
 

@@ -1,0 +1,157 @@
+"""Messages and attempts as the operator sees them: lists, every attempt, what waits, who does not acknowledge."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from sqlite_utils import Database
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """What the operator sees of a message."""
+
+    message_key: int
+    message_id: str
+    dialect: str
+    owner: str
+    address: str
+    url: str
+    state: str
+    tries: int
+    attempts: int
+    due_at: float | None
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """What the operator sees of an attempt: the request as it was sent, and what came of it."""
+
+    attempt_id: int
+    started_at: float
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+    outcome: str
+    status: int | None
+    trouble: str
+    latency_ms: float | None
+    answer_head: bytes
+
+
+_DELIVERY = """
+SELECT message_key, message_id, dialect, owner, address, url, due_at, is_in_flight, is_held, tries, payload,
+       (SELECT count(*) FROM attempt WHERE attempt.message_key = message.message_key)
+FROM message JOIN subscription USING (subscription_id)
+"""
+
+
+def _delivery_of(row: tuple[Any, ...]) -> Delivery:
+    due_at, is_in_flight, is_held = row[6:9]
+    state = "in-flight" if is_in_flight else "acknowledged" if due_at is None else "held" if is_held else "due"
+    return Delivery(
+        message_key=row[0],
+        message_id=row[1],
+        dialect=row[2],
+        owner=row[3],
+        address=row[4],
+        url=row[5],
+        state=state,
+        tries=row[9],
+        attempts=row[11],
+        due_at=due_at,
+        payload=row[10],
+    )
+
+
+def load_deliveries(db: Database, *, limit: int, is_pending_only: bool = False) -> list[Delivery]:
+    """Return messages, newest first."""
+    where = "WHERE due_at IS NOT NULL" if is_pending_only else ""
+    rows = db.execute(f"{_DELIVERY} {where} ORDER BY message_key DESC LIMIT ?", [limit]).fetchall()
+    return [_delivery_of(row) for row in rows]
+
+
+def load_delivery(db: Database, message_key: int) -> Delivery | None:
+    """Return one message, or None."""
+    row = db.execute(f"{_DELIVERY} WHERE message_key = ?", [message_key]).fetchone()
+    return _delivery_of(row) if row else None
+
+
+def load_attempts(db: Database, message_key: int) -> list[Attempt]:
+    """Return all attempts of a message, oldest first."""
+    rows = db.execute(
+        "SELECT attempt_id, started_at, method, url, headers, body, outcome, status, trouble, latency_ms, answer_head"
+        " FROM attempt WHERE message_key = ? ORDER BY attempt_id",
+        [message_key],
+    ).fetchall()
+    return [
+        Attempt(
+            attempt_id=row[0],
+            started_at=row[1],
+            method=row[2],
+            url=row[3],
+            headers=msgspec.json.decode(row[4], type=dict[str, str]),
+            body=row[5],
+            outcome=row[6] or "in-flight",
+            status=row[7],
+            trouble=row[8],
+            latency_ms=row[9],
+            answer_head=row[10],
+        )
+        for row in rows
+    ]
+
+
+def make_due(db: Database, message_key: int, *, now: float) -> bool:
+    """Make a message due now, whatever its state; False if there is no such message."""
+    cursor = db.execute("UPDATE message SET due_at = ?, tries = 0 WHERE message_key = ?", [now, message_key])
+    return cursor.rowcount > 0
+
+
+def count_held(db: Database) -> int:
+    """Return how many messages wait for their owner to get a key again."""
+    return int(db.execute("SELECT count(*) FROM message WHERE is_held = 1 AND due_at IS NOT NULL").fetchone()[0])
+
+
+def count_pending(db: Database) -> tuple[int, float | None]:
+    """Return how many messages are not acknowledged, and since when the longest-waiting one is due (unix seconds)."""
+    row = db.execute("SELECT count(*), min(due_at) FROM message WHERE due_at IS NOT NULL").fetchone()
+    return int(row[0]), row[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailingHost:
+    """A receiver that has not acknowledged for a while.
+
+    Args:
+        messages: how many of its messages have been tried in vain at least twice.
+        tries: of the one that was tried most.
+        last_trouble: what the newest of its attempts came to: an HTTP status or a code.
+    """
+
+    host: str
+    messages: int
+    tries: int
+    last_trouble: str
+
+
+def load_failing_hosts(db: Database, *, limit: int) -> list[FailingHost]:
+    """Return the hosts whose messages are tried in vain, those with most messages first."""
+    rows = db.execute(
+        "SELECT host, count(*), max(tries), max(message_key) FROM message"
+        " WHERE due_at IS NOT NULL AND is_held = 0 AND tries >= 2 GROUP BY host ORDER BY 2 DESC LIMIT ?",
+        [limit],
+    ).fetchall()
+    found = []
+    for host, messages, tries, message_key in rows:
+        row = db.execute(
+            "SELECT outcome, status, trouble FROM attempt WHERE message_key = ? ORDER BY attempt_id DESC LIMIT 1",
+            [message_key],
+        ).fetchone()
+        outcome, status, trouble = row or ("", None, "")
+        last_trouble = trouble or (f"{status} {outcome}" if status else outcome or "")
+        found.append(FailingHost(host=host, messages=messages, tries=tries, last_trouble=last_trouble))
+    return found
