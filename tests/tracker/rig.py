@@ -97,8 +97,8 @@ class Spine:
 
     async def due(self) -> list[tuple[int, int]]:
         """Return the totals of every message that is due, newest message first."""
-        deliveries = await self.store.read(lambda db: deliveries.load_deliveries(db, limit=5000, is_pending_only=True))
-        totals = [wire.decode_payload(delivery.payload) for delivery in deliveries]
+        pending = await self.store.read(lambda db: deliveries.load_deliveries(db, limit=5000, is_pending_only=True))
+        totals = [wire.decode_payload(delivery.payload) for delivery in pending]
         return [(one.confirmed_sat, one.unconfirmed_sat) for one in totals]
 
     async def stored_headers(self) -> list[bytes]:
