@@ -16,6 +16,7 @@ from lightipn.ledger.entries import LedgerEntry, totals_of
 from lightipn.simulator import forge
 from lightipn.simulator.blocks import SimulatedChain
 from lightipn.store import chain as chain_store
+from lightipn.store import deliveries
 from lightipn.store import ledger as ledger_store
 from lightipn.store import subscriptions as subscription_store
 from lightipn.store.database import Store
