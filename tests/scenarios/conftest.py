@@ -11,11 +11,11 @@ from tests.scenarios.story import Story, open_story
 
 @pytest.fixture
 def quick_clock() -> trio.testing.MockClock:
-    """A clock that goes as usual while anything moves, and jumps to the next deadline once nothing has for 5 ms.
+    """A clock that goes as usual while anything moves, and jumps to the next deadline once nothing has for 10 ms.
 
     The service looks at its database once a second, so no jump is longer than that.
     """
-    return trio.testing.MockClock(rate=1.0, autojump_threshold=0.005)
+    return trio.testing.MockClock(rate=1.0, autojump_threshold=0.01)
 
 
 @pytest.fixture

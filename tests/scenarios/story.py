@@ -178,7 +178,8 @@ class Story:
     async def ask(self, path: str, **parameters: object) -> httpx.Response:
         """Ask the API."""
         assert self.running is not None
-        async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+        # An hour: a quick clock may jump far while the database writes.
+        async with httpx.AsyncClient(trust_env=False, timeout=3600) as client:
             return await client.get(
                 self.running.url + path,
                 params={name: str(value) for name, value in parameters.items()},

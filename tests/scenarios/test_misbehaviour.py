@@ -42,8 +42,9 @@ CAUGHT = [
 
 
 def patient(story: Story) -> Story:
-    """Let a story wait for minutes of its quick clock."""
+    """Let a story wait for minutes of its quick clock, and the service for a shop while its database writes."""
     story.patience_s, story.look_again_s = LONG_S, 1.0
+    story.settings = {**story.settings, "LIGHTIPN_DELIVERY_TIMEOUT_S": "300"}
     return story
 
 
@@ -218,7 +219,7 @@ async def test_server_that_is_killed_and_comes_back(tmp_path: Path, quick_clock:
 async def test_server_that_dies_is_replaced(tmp_path: Path, quick_clock: trio.testing.MockClock) -> None:
     """When the server in use dies the second one is used at once, and nothing is told twice."""
     async with open_story(tmp_path, behaviours=[Behaviour(), Behaviour()]) as story:
-        await story.start()
+        await patient(story).start()
         await story.watch()
         await story.pay(AMOUNT_SAT)
         await story.wait_told(0, AMOUNT_SAT)
