@@ -198,11 +198,9 @@ class Session:
 
     async def _keep_alive(self) -> None:
         while True:
-            quiet_s = trio.current_time() - self._sent_at
-            if quiet_s >= PING_INTERVAL_S:
+            await trio.sleep_until(self._sent_at + PING_INTERVAL_S)
+            if trio.current_time() >= self._sent_at + PING_INTERVAL_S:  # else something was sent meanwhile
                 await self.call_all([Call("server.ping")], is_urgent=True)
-                quiet_s = 0.0
-            await trio.sleep(PING_INTERVAL_S - quiet_s)
 
     # --- receiving ---
 

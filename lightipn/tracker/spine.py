@@ -148,6 +148,12 @@ class Tracker:
             self._source.absorbed(update.scripthash, update.status)
             self._tell_progress()
             return
+        listed = {claim.txid for claim in update.history}
+        vanished = sum(isinstance(e.state, Confirmed) and txid not in listed for txid, e in payments.entries.items())
+        if vanished:  # a server's limit (Fulcrum serves a huge history as none), or a lie; what was proved stands
+            log.warning(
+                "tracker.proved_payments_unlisted", server=update.server, address=record.address, count=vanished
+            )
         known = {txid: _place_of(entry) for txid, entry in payments.entries.items()}
         is_patient = self._rechecks.get(update.scripthash, 0) < PATIENT_RECHECKS
         evidence = await self._fetch_evidence(missing_of(update.history, known), update.server, is_patient=is_patient)

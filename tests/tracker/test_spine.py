@@ -425,3 +425,14 @@ async def test_progress_is_told_after_every_commit(spine: Spine) -> None:
         await spine.absorb()
         assert progress.is_set()
         assert not spine.tracker.progress().is_set()
+
+
+async def test_empty_history_over_a_proved_payment_is_an_alarm_and_no_change(spine: Spine) -> None:
+    """A server that suddenly shows no history keeps the proved total as it is, and the log says that it does."""
+    await pay_and_mine(spine)
+    await spine.absorb()
+    with structlog.testing.capture_logs() as logs:
+        await spine.source.tell(SHOP, history=())
+        await spine.settle()
+    assert await spine.totals() == (5_000, 0)
+    assert [log["count"] for log in logs if log["event"] == "tracker.proved_payments_unlisted"] == [1]
