@@ -16,6 +16,7 @@ from pathlib import Path
 import structlog
 import trio
 
+from lightipn.api.feed import feed_routes
 from lightipn.api.frame import build_app
 from lightipn.api.health import Readiness, health_routes
 from lightipn.api.owners import Doorkeeper
@@ -30,17 +31,22 @@ from lightipn.delivery.sender import Sender, open_sender
 from lightipn.dialects.ipn.policy import IpnPolicy
 from lightipn.dialects.ipn.routes import IpnSettings, ipn_routes
 from lightipn.electrum.address import ServerAddress, parse_server_address, parse_server_list
+from lightipn.electrum.connection import Connector
 from lightipn.electrum.pool import ServerPool
 from lightipn.electrum.source import ElectrumSource
 from lightipn.errors import LightIPNError, StoreError
 from lightipn.outbox.messages import Policy
-from lightipn.service import Doorbells, Service, no_bell
+from lightipn.proxy import parse_proxy
+from lightipn.service.desk import Doorbells, Service, no_bell
 from lightipn.store import chain as chain_store
 from lightipn.store import servers as server_store
 from lightipn.store.database import Store, open_store, sole_service
 from lightipn.tracker.chain_follower import ChainFollower, open_chain
+from lightipn.tracker.evidence import EvidenceFetcher
+from lightipn.tracker.spends import SpendWatcher
 from lightipn.tracker.spine import Tracker
-from lightipn.upkeep import WatchKeeper, keep_house, look_at_database, save_servers
+from lightipn.tracker.wiring import Wiring
+from lightipn.upkeep import WatchKeeper, keep_house, look_at_database, save_servers, write_servers
 
 log = structlog.get_logger("app")
 
@@ -85,12 +91,27 @@ def checkpoints_of(network: Network) -> Checkpoints:
 def servers_of(config: Config) -> tuple[list[ServerAddress], bool]:
     """Return the servers to use, and whether they are the built-in ones.
 
-    Onion servers are left out: only a proxy reaches them.
+    Without a proxy the onion servers are left out: nothing else reaches them.
     """
     if config.electrum.servers:
         return [parse_server_address(text) for text in config.electrum.servers], False
     builtin = parse_server_list(_shipped(f"servers-{config.network.name}.tsv"))
-    return [address for address in builtin if address.uses_tls and not address.is_onion], True
+    has_proxy = bool(config.electrum.proxy)
+    return [address for address in builtin if (has_proxy if address.is_onion else address.uses_tls)], True
+
+
+def address_rules_of(config: Config) -> AddressRules:
+    """Return which addresses callbacks may reach, and how."""
+    proxy = parse_proxy(config.delivery.proxy) if config.delivery.proxy else None
+    return AddressRules(config.delivery.allow_networks, proxy)
+
+
+def connector_of(config: Config) -> Connector:
+    """Return the way out to servers."""
+    return Connector(
+        proxy=parse_proxy(config.electrum.proxy) if config.electrum.proxy else None,
+        allow_plaintext=config.electrum.allow_plaintext,
+    )
 
 
 @asynccontextmanager
@@ -111,7 +132,7 @@ async def open_service_tools(config: Config, *, creates: bool = False) -> AsyncI
             store=store,
             network=config.network,
             policies=policies_of(config),
-            check_url=AddressRules(config.delivery.allow_networks).check_url,
+            check_url=address_rules_of(config).check_url,
             bells=Doorbells(watches=no_bell, messages=no_bell),
             progress=trio.Event,
             clock=time.time,
@@ -124,6 +145,7 @@ class _Rooms:
 
     config: Config
     store: Store
+    pool: ServerPool
     source: ElectrumSource
     follower: ChainFollower
     tracker: Tracker
@@ -156,19 +178,16 @@ async def _build(config: Config, store: Store, sender: Sender, rules: AddressRul
         max_in_flight_per_host=config.delivery.max_in_flight_per_host,
         clock=time.time,
     )
-    source = await _open_source(config, store, checkpoints)
-    follower = ChainFollower(
-        source=source,
-        store=store,
-        chain=open_chain(config.network, checkpoints, lowest_height, raw_headers),
-        checkpoints=checkpoints,
-        policies=policies,
-        ring=dispatcher.ring,
-        clock=time.time,
+    pool = await _open_pool(config, store, checkpoints)
+    source = ElectrumSource(
+        pool, redundancy=config.electrum.redundancy, sweep_interval_s=config.electrum.sweep_interval_s
     )
-    tracker = Tracker(
-        source=source, store=store, follower=follower, policies=policies, ring=dispatcher.ring, clock=time.time
-    )
+    wiring = Wiring(source=source, store=store, policies=policies, ring=dispatcher.ring, clock=time.time)
+    chain = open_chain(config.network, checkpoints, lowest_height, raw_headers)
+    follower = ChainFollower(wiring, chain=chain, checkpoints=checkpoints)
+    fetcher = EvidenceFetcher(source, follower, min_seen_by=config.electrum.min_seen_by)
+    spends = SpendWatcher(wiring, follower=follower, fetcher=fetcher, drop_after_s=config.electrum.drop_after_s)
+    tracker = Tracker(wiring, follower=follower, fetcher=fetcher, spends=spends)
     keeper = WatchKeeper(store, source)
     await keeper.load()
     service = Service(
@@ -183,6 +202,7 @@ async def _build(config: Config, store: Store, sender: Sender, rules: AddressRul
     return _Rooms(
         config=config,
         store=store,
+        pool=pool,
         source=source,
         follower=follower,
         tracker=tracker,
@@ -205,12 +225,14 @@ async def run_service(
         StoreMismatchError: another service runs on the database, or it is of another network.
         StoreError: the database cannot be used, at the start or later.
     """
-    rules = AddressRules(config.delivery.allow_networks)
+    rules = address_rules_of(config)
     delivery = config.delivery
     with sole_service(config.database):
         async with (
             open_store(config.database, config.network.name) as store,
-            open_sender(rules, timeout_s=delivery.timeout_s, max_in_flight=delivery.max_in_flight) as sender,
+            open_sender(
+                rules, timeout_s=delivery.timeout_s, max_in_flight=delivery.max_in_flight, proxy=rules.proxy
+            ) as sender,
         ):
             rooms = await _build(config, store, sender, rules)
             with contextlib.closing(open_listener(config.api.bind)) as listener:
@@ -228,16 +250,22 @@ async def _run(
         stop.set()
 
     doorkeeper = Doorkeeper(rooms.service, anonymous=rooms.config.api.anonymous)
-    routes = ipn_routes(rooms.service, doorkeeper, ipn_settings_of(rooms.config))
-    app = build_app([*health_routes(rooms.readiness), *routes], stop_for=stop_for)
+    routes = [
+        *health_routes(rooms.readiness),
+        *feed_routes(rooms.service, doorkeeper),
+        *ipn_routes(rooms.service, doorkeeper, ipn_settings_of(rooms.config)),
+    ]
+    app = build_app(routes, stop_for=stop_for)
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     async with trio.open_nursery() as background:
         background.start_soon(rooms.source.run)
         background.start_soon(rooms.tracker.run)
         background.start_soon(rooms.keeper.run)
-        background.start_soon(look_at_database, rooms.store, rooms.keeper.ring, rooms.dispatcher.ring)
-        background.start_soon(save_servers, rooms.store, rooms.source)
+        background.start_soon(
+            look_at_database, rooms.store, rooms.keeper.ring, rooms.dispatcher.ring, rooms.pool.tell_changed
+        )
+        background.start_soon(save_servers, rooms.store, rooms.pool)
         background.start_soon(keep_house, rooms.store, rooms.keeper.ring, rooms.dispatcher.ring)
         async with trio.open_nursery() as nursery:
             await nursery.start(partial(serve_api, app, listener, stop=stop))
@@ -250,24 +278,30 @@ async def _run(
             )
             task_status.started(RunningService(url=url, service=rooms.service, readiness=rooms.readiness))
         background.cancel_scope.cancel()
+    await write_servers(rooms.store, rooms.pool)
     await rooms.store.transact(server_store.forget_connections)
     log.info("app.service_stopped")
     if failures:
         raise failures[0]
 
 
-async def _open_source(config: Config, store: Store, checkpoints: Checkpoints) -> ElectrumSource:
+async def _open_pool(config: Config, store: Store, checkpoints: Checkpoints) -> ServerPool:
     addresses, is_builtin = servers_of(config)
     if not addresses:
         log.warning("app.no_servers", network=config.network.name, hint="set [electrum] servers")
-    pool = ServerPool(
+    known = {state.name: state for state in await store.read(server_store.load_servers)}
+    return ServerPool(
         addresses,
         config.network,
+        connector=connector_of(config),
+        connections=config.electrum.connections,
+        ban_s=config.electrum.ban_s,
+        clock=time.time,
         lowest_tip=checkpoints.last.height,
         is_builtin=is_builtin,
         remembered=await store.read(server_store.load_remembered),
+        known=known,
     )
-    return ElectrumSource(pool, sweep_interval_s=config.electrum.sweep_interval_s)
 
 
 async def serve_until_signalled(config: Config) -> None:
@@ -314,7 +348,7 @@ async def _announce_first_key(service: Service, database: Path) -> None:
             raise StoreError(f"cannot write the first API key to {file} ({error.strerror})") from error
         log.info("app.first_key_written", file=str(file), owner="shop")
 
-    await service.create_first_key(show)
+    await service.owners.create_first_key(show)
 
 
 def _error_of_ours(group: BaseExceptionGroup[BaseException]) -> LightIPNError | None:

@@ -38,7 +38,14 @@ class ElectrumConfig:
     """The section ``[electrum]``; servers as the operator wrote them."""
 
     servers: tuple[str, ...]
+    connections: int
+    redundancy: int
+    min_seen_by: int
+    drop_after_s: float
+    ban_s: float
     sweep_interval_s: float
+    proxy: str = field(repr=False)
+    allow_plaintext: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +56,7 @@ class DeliveryConfig:
     max_in_flight: int
     max_in_flight_per_host: int
     allow_networks: tuple[IpNetwork, ...]
+    proxy: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +126,14 @@ def _integer(lowest: int, highest: int) -> Callable[[Any], int]:
     return read
 
 
+def _boolean(value: Any) -> bool:
+    words = {"true": True, "false": False}
+    found = words.get(value.lower()) if isinstance(value, str) else value
+    if not isinstance(found, bool):
+        raise ValueError("want true or false")
+    return found
+
+
 def _list(read_item: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
     def read(value: Any) -> tuple[Any, ...]:
         items = [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
@@ -155,6 +171,14 @@ def _server(value: Any) -> str:
     from lightipn.electrum.address import parse_server_address
 
     parse_server_address(_text(value))
+    return str(value)
+
+
+def _proxy(value: Any) -> str:
+    from lightipn.proxy import parse_proxy
+
+    if _text(value):
+        parse_proxy(value)
     return str(value)
 
 
@@ -233,7 +257,40 @@ KEYS = (
         "servers",
         [],
         _list(_server),
-        "Electrum servers: ssl://host:port, tcp://host:port or host:port:s|t. Empty: the built-in public ones.",
+        "Electrum servers: ssl://host:port, tcp://host:port or host:port:s|t; #fingerprint (SHA-256 of its\n"
+        "# certificate) may follow. Each counts as independent. Empty: the built-in public ones.",
+    ),
+    Key("electrum", "connections", 3, _integer(1, 20), "Servers in use at a time, where so many are there."),
+    Key("electrum", "redundancy", 3, _integer(1, 20), "Servers on which each address is watched, of those in use."),
+    Key(
+        "electrum",
+        "min_seen_by",
+        2,
+        _integer(1, 20),
+        "Servers that must hold an unconfirmed payment before it is told; never more than are in use.",
+    ),
+    Key(
+        "electrum",
+        "drop_after_s",
+        600,
+        _number(1, 86400),
+        "Seconds for which every server must deny an unconfirmed payment before it is told as dropped.",
+    ),
+    Key("electrum", "ban_s", 86400, _number(0, 31536000), "Seconds for which a server that lied is not used."),
+    Key(
+        "electrum",
+        "proxy",
+        "",
+        _proxy,
+        "SOCKS5 proxy for all servers, such as Tor; it resolves the names, and onion servers need it. Default none.",
+        shown='"socks5://127.0.0.1:9050"',
+    ),
+    Key(
+        "electrum",
+        "allow_plaintext",
+        False,
+        _boolean,
+        "Whether tcp:// servers on public addresses may be used; whoever is on the way can read and change all.",
     ),
     Key("electrum", "sweep_interval_s", 600, _number(10, 86400), "Seconds in which every watch is asked again once."),
     Key("delivery", "timeout_s", 15, _number(0.1, 300), "Seconds for one whole callback attempt."),
@@ -249,6 +306,14 @@ KEYS = (
         "Networks (CIDR) that callbacks may reach although they are not public. Whoever holds an API key names the\n"
         "# URLs, and could probe every network listed here: list your shop's own address only. Default none.",
         shown='["127.0.0.1/32"]',
+    ),
+    Key(
+        "delivery",
+        "proxy",
+        "",
+        _proxy,
+        "SOCKS5 proxy for callbacks; it resolves names. Networks allowed above are reached directly. Default none.",
+        shown='"socks5://127.0.0.1:9050"',
     ),
     Key(
         "dialects.ipn",
@@ -325,6 +390,8 @@ def load_config(file: Path | None = None, environment: Mapping[str, str] = os.en
             problems.append(f"{named.get(key.path, key.path)}: {error}")
     if "network" in checked and "dialects.ipn.xpub" in checked:
         _check_xpub(checked, problems)
+    if {"electrum.servers", "electrum.proxy", "electrum.allow_plaintext"} <= checked.keys():
+        _check_servers(checked, problems)
     if problems:
         raise ConfigError(problems)
     return _config_of(checked)
@@ -337,6 +404,25 @@ def _read_toml(file: Path) -> dict[str, Any]:
         raise ConfigError([f"{file}: cannot be read ({error.strerror})"]) from error
     except (tomllib.TOMLDecodeError, UnicodeError) as error:
         raise ConfigError([f"{file}: is not TOML ({error})"]) from error
+
+
+def _check_servers(checked: Mapping[str, Any], problems: list[str]) -> None:
+    """Name servers that could never be used; whether a name's address is public shows only when it is resolved."""
+    from lightipn.electrum.address import parse_server_address
+
+    for text in checked["electrum.servers"]:
+        address = parse_server_address(text)
+        if address.is_onion and not checked["electrum.proxy"]:
+            problems.append(f"electrum.servers: {address.name} is an onion server, want electrum.proxy")
+        try:
+            is_public = ipaddress.ip_address(address.host).is_global
+        except ValueError:
+            is_public = False
+        if is_public and not address.uses_tls and not checked["electrum.allow_plaintext"]:
+            problems.append(
+                f"electrum.servers: {address.name} is plain TCP to a public address, want ssl:// or"
+                " electrum.allow_plaintext"
+            )
 
 
 def _check_xpub(checked: Mapping[str, Any], problems: list[str]) -> None:
@@ -388,4 +474,6 @@ def example_text() -> str:
 def _toml(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
     return f'"{value}"' if isinstance(value, str) else str(value)

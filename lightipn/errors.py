@@ -5,6 +5,7 @@ LightIPNError
 ├── SourceError                  a chain source let us down; carries .source
 │   ├── SourceUnavailableError   refused, closed, timed out                                         -> back off, rotate
 │   ├── SourceRefusedError       well-formed error answer; carries .code                        -> report, maybe rotate
+│   ├── SourceDistrustedError    its certificate is not the one we know          -> not used until the operator says so
 │   └── SourceMisbehavedError    broke the protocol or lied                                         -> drop and penalise
 │       ├── ProtocolError        not JSON-RPC, wrong shape, unasked answer, oversized line
 │       ├── HeaderError          does not connect, wrong bits, too little work
@@ -54,8 +55,16 @@ class SourceRefusedError(SourceError):
         super().__init__(message, source=source)
 
 
+class SourceDistrustedError(SourceError):
+    """The source's certificate is not the one that is known or configured."""
+
+
 class SourceMisbehavedError(SourceError):
-    """The source broke the protocol, or lied."""
+    """The source broke the protocol, or lied; ``raw`` is what it sent, or its beginning."""
+
+    def __init__(self, message: str, *, source: str = "", raw: bytes = b"") -> None:
+        self.raw = raw
+        super().__init__(message, source=source)
 
 
 class ProtocolError(SourceMisbehavedError):

@@ -50,7 +50,7 @@ def _received(config: Config, address: str) -> tuple[Decimal, Decimal]:
 
     async def ask() -> ReceivedTotals:
         async with open_service_tools(config) as service:
-            totals = await service.known_received(address, confirmations=config.ipn.confirmations)
+            totals = await service.totals.known_received(address, confirmations=config.ipn.confirmations)
             if totals is None and not is_service_running(config.database):
                 raise RequestError(
                     "the address is not in the database, and no lightipn service runs that could look it up",
@@ -58,10 +58,10 @@ def _received(config: Config, address: str) -> tuple[Decimal, Decimal]:
                     status_hint=503,
                 )
             if totals is None:
-                await service.request_lookup(checked)
+                await service.totals.request_lookup(checked)
             while totals is None and time.monotonic() < deadline:
                 await trio.sleep(LOOK_AGAIN_S)
-                totals = await service.known_received(address, confirmations=config.ipn.confirmations)
+                totals = await service.totals.known_received(address, confirmations=config.ipn.confirmations)
         if totals is None:
             raise RequestError(
                 f"the service did not finish within {WAIT_S:g} s; ask again in a while",

@@ -2,15 +2,21 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import trio
 
 from lightipn.bitcoin.hashes import ScriptHash
 from lightipn.chain.history import Status
+from lightipn.chain.source import Misbehaviour, ServerState
+from lightipn.electrum.pool import ServerPool
 from lightipn.electrum.source import ElectrumSource
+from lightipn.store import events as event_store
+from lightipn.store import evidence as evidence_store
 from lightipn.store import ledger as ledger_store
 from lightipn.store import outbox as outbox_store
 from lightipn.store import servers as server_store
+from lightipn.store import spends as spend_store
 from lightipn.store.database import Database, Store
 from lightipn.store.ledger import WatchChange
 
@@ -37,6 +43,7 @@ class WatchKeeper:
 
         def work(db: Database) -> list[tuple[ScriptHash, Status | None]]:
             ledger_store.clear_watch_changes(db)
+            spend_store.drop_settled_spends(db)
             return ledger_store.load_watches(db)
 
         self._source.watch_all(await self._store.transact(work))
@@ -72,15 +79,32 @@ async def look_at_database(store: Store, *bells: Callable[[], None]) -> None:
                 ring()
 
 
-async def save_servers(store: Store, source: ElectrumSource) -> None:
-    """Write what is known of the servers whenever it changes, for ``status`` and the next start."""
+async def save_servers(store: Store, pool: ServerPool) -> None:
+    """Write what is known of the servers, and against them, whenever it changes; take up what the operator forgives."""
     while True:
-        changed = source.servers_changed
-        states = source.servers()
-        if states:
-            await store.transact(lambda db, s=states: server_store.save_servers(db, s, now=int(time.time())))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+        changed = pool.changed
+        if await store.read(server_store.has_trust_changes):
+            for name in await store.transact(server_store.take_trust_changes):
+                pool.trust(name)
+        await write_servers(store, pool)
         await changed.wait()
         await trio.sleep(SAVE_SERVERS_AT_MOST_EVERY_S)
+
+
+async def write_servers(store: Store, pool: ServerPool) -> None:
+    """Write what is known of the servers, and against them, once."""
+    states, evidence = pool.states(), pool.take_evidence()
+    if states:
+        await store.transact(partial(_save_servers, states=states, evidence=evidence))
+
+
+def _save_servers(db: Database, *, states: list[ServerState], evidence: list[Misbehaviour]) -> None:
+    now = int(time.time())
+    server_store.save_servers(db, states, now=now)
+    evidence_store.save_evidence(db, evidence)
+    for found in evidence:
+        if found.kind == "changed-certificate":
+            event_store.save_server_event(db, server=found.server, reason=found.contradiction, now=now)
 
 
 async def keep_house(store: Store, *bells: Callable[[], None]) -> None:

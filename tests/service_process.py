@@ -92,6 +92,16 @@ class ServiceProcess:
         async with httpx.AsyncClient(trust_env=False, headers={"X-API-Key": self.key}, timeout=20) as client:
             return await client.get(f"{self.url}{path}", params={k: str(v) for k, v in parameters.items()})
 
+    async def events(self, after: int = 0) -> list[dict[str, Any]]:
+        """Return all events of the feed behind a number, as the owner of the first API key reads them."""
+        found: list[dict[str, Any]] = []
+        while True:
+            page = (await self.call("/api/v1/events", after=after, limit=1000)).json()
+            found += page["events"]
+            after = page["next_after"]
+            if after >= page["latest"]:
+                return found
+
     async def subscribe(self, address: str, url: str, *, max_confirms: int = 3) -> None:
         """Subscribe through the API."""
         answer = await self.call("/btc_ipn", address=address, url=url, max_confirms=max_confirms)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from starlette.requests import Request
 
 from lightipn.errors import RequestError
-from lightipn.service import ANONYMOUS, Service
+from lightipn.service.desk import ANONYMOUS, Service
 
 MAX_KEY_CHARS = 200
 
@@ -23,11 +23,14 @@ class Doorkeeper:
         self._service = service
         self._anonymous = frozenset(anonymous)
 
-    async def owner_of(self, request: Request, parameters: Mapping[str, str], *, dialect: str) -> str:
+    async def owner_of(self, request: Request, parameters: Mapping[str, str], *, dialect: str | None) -> str:
         """Return the owner of the key that a request carries; the hash is looked up anew each time.
 
         The key travels as ``Authorization: Bearer``, as the user name of HTTP Basic, as ``X-API-Key``, or as the
         parameter ``key`` or ``token``.
+
+        Args:
+            dialect: that is called; None for what is no dialect's, and always needs a key.
 
         Raises:
             RequestError: 401 ``key-missing`` or ``key-unknown``.
@@ -37,7 +40,7 @@ class Doorkeeper:
             if dialect in self._anonymous:
                 return ANONYMOUS
             raise RequestError("an API key is needed", code="key-missing", status_hint=401)
-        owner = await self._service.owner_of(secret) if len(secret) <= MAX_KEY_CHARS else None
+        owner = await self._service.owners.owner_of(secret) if len(secret) <= MAX_KEY_CHARS else None
         if owner is None:
             raise RequestError("the API key is unknown or revoked", code="key-unknown", status_hint=401)
         return owner

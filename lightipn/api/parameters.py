@@ -94,20 +94,20 @@ def _merge(found: dict[str, str], more: Mapping[str, str]) -> None:
             raise _refusal(f"{name[:40]!a} is given twice, with different values")
 
 
-def whole_number(parameters: Mapping[str, str], name: str, *, default: int, lowest: int, highest: int) -> int:
+def whole_number(
+    parameters: Mapping[str, str], name: str, *, default: int, lowest: int, highest: int, code: str = "bad-number"
+) -> int:
     """Read a whole number.
 
     Raises:
-        RequestError: ``bad-number``.
+        RequestError: with this code.
     """
     text = parameters.get(name)
     if text is None:
         return default
     value = int(text) if text.isascii() and text.isdecimal() and len(text) <= 20 else None
     if value is None or not lowest <= value <= highest:
-        raise RequestError(
-            f"{name} is {text[:40]!a}, want a whole number from {lowest} to {highest}", code="bad-number"
-        )
+        raise RequestError(f"{name} is {text[:40]!a}, want a whole number from {lowest} to {highest}", code=code)
     return value
 
 

@@ -1,8 +1,11 @@
-"""The interface of every backend: it delivers evidence, never conclusions."""
+"""The interface of every backend: it delivers evidence, never conclusions.
+
+Several servers speak at once. Each update names its server, and is consistent with itself, not yet believed.
+"""
 
 from collections.abc import AsyncIterator, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from lightipn.bitcoin.hashes import ScriptHash, Txid
@@ -44,10 +47,43 @@ Update = TipChanged | ScriptHashChanged | SourceLost
 
 @dataclass(frozen=True, slots=True)
 class MerkleBranch:
-    """A claimed proof: ``position`` in the block from 0, ``siblings`` from the leaf upwards, 32 bytes each."""
+    """A claimed proof: ``position`` in the block from 0, ``siblings`` from the leaf upwards, 32 bytes each.
+
+    Args:
+        server: who sent it; empty where nobody did.
+    """
 
     position: int
     siblings: tuple[bytes, ...]
+    server: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RawTransaction:
+    """Bytes that ``server`` sent for a txid; the caller hashes them."""
+
+    server: str
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Misbehaviour:
+    """What a server was caught with.
+
+    Args:
+        kind: kebab-case, such as ``false-header``.
+        claim: what the server said, in our words.
+        contradiction: what shows that it is wrong, in our words.
+        raw: what the server sent, or its beginning.
+        observed_at: unix seconds; 0 until it is recorded.
+    """
+
+    server: str
+    kind: str
+    claim: str
+    contradiction: str
+    raw: bytes = b""
+    observed_at: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +92,15 @@ class ServerState:
 
     Args:
         name: ``host:port:s`` or ``host:port:t``.
-        verdict: ``connected``, ``connecting``, ``unavailable``, ``refused`` or ``misbehaved``.
+        verdict: ``connected``, ``connecting``, ``unavailable``, ``refused``, ``behind``, ``misbehaved``, ``banned`` or
+            ``distrusted`` (its certificate is not the one we know; only the operator can mend that).
         reason: code of the last trouble, empty when there is none. Never the server's own words.
         software, protocol: as told, made printable; empty before the first answer.
         tip_height: as told; None before.
         latency_ms: of the last answer that was timed; None before.
+        fingerprint: SHA-256 of the certificate pinned at first use; None where none is.
+        is_ca_signed: its certificate was verified by the system once, and must be from then on.
+        banned_until: unix seconds; 0 if it is not banned.
     """
 
     name: str
@@ -70,6 +110,9 @@ class ServerState:
     protocol: str = ""
     tip_height: int | None = None
     latency_ms: float | None = None
+    fingerprint: bytes | None = None
+    is_ca_signed: bool = False
+    banned_until: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,14 +145,19 @@ class ChainSource(Protocol):
         A ``ScriptHashChanged`` follows only where the status differs. Idempotent; survives reconnects.
         """
 
-    def absorbed(self, scripthash: ScriptHash, status: Status | None) -> None:
-        """Tell that a history was worked in; of a scripthash that is watched no more nothing happens."""
+    def absorbed(self, scripthash: ScriptHash, status: Status | None, *, server: str, is_news: bool) -> None:
+        """Tell that a server's history was worked in; of a scripthash that is watched no more nothing happens.
+
+        Args:
+            is_news: it told something that was not known before. Else the server is behind, or orders its mempool
+                in another way: its status is remembered for that server alone.
+        """
 
     def unwatch(self, scripthash: ScriptHash) -> None:
         """Forget a scripthash."""
 
-    def recheck(self, scripthash: ScriptHash, *, after_s: float) -> None:
-        """Ask for the history again, whatever the status says: something of it could not be proved."""
+    def recheck(self, scripthash: ScriptHash, *, after_s: float, server: str = "") -> None:
+        """Ask for the history again, whatever the status says; of one server if it is named, else of all."""
 
     def updates(self) -> AsyncIterator[Update]:
         """Yield what changed; bounded inside, so a slow reader slows the source."""
@@ -120,15 +168,31 @@ class ChainSource(Protocol):
         """Return up to ``count`` consecutive raw headers (80 bytes each); fewer at the tip."""
 
     async def fetch_merkle_branch(
-        self, txid: Txid, height: int, *, avoid: AbstractSet[str] = frozenset()
+        self, txid: Txid, height: int, *, prefer: str = "", avoid: AbstractSet[str] = frozenset()
     ) -> MerkleBranch:
-        """Return what is claimed to prove ``txid`` in the block at ``height``."""
+        """Return what is claimed to prove ``txid`` in the block at ``height``.
 
-    async def fetch_transaction(self, txid: Txid, *, avoid: AbstractSet[str] = frozenset()) -> bytes:
-        """Return raw bytes, which the caller hashes."""
+        Args:
+            prefer: the server to ask first; others are asked when it refuses, is gone, or takes long.
+            avoid: servers not to ask.
+        """
 
-    def report(self, server: str, misbehaviour: str, raw: bytes = b"") -> None:
-        """Tell that a server was caught: it is dropped and penalised."""
+    async def fetch_transaction(
+        self, txid: Txid, *, server: str = "", prefer: str = "", avoid: AbstractSet[str] = frozenset()
+    ) -> RawTransaction:
+        """Return raw bytes; of this very server if ``server`` names one, else as ``fetch_merkle_branch`` does."""
+
+    def connected(self) -> Sequence[str]:
+        """Return the names of the servers that can be asked now."""
+
+    def voices(self) -> int:
+        """Return how many servers are connected, or may be within moments: the start, or a link that just broke."""
+
+    def report(self, found: Misbehaviour) -> None:
+        """Tell that a server lied: it is dropped and banned, and the evidence kept."""
+
+    def demote(self, server: str, reason: str) -> None:
+        """Tell that a server is of no use now (it lags, or follows another branch): another one takes its place."""
 
     def servers(self) -> Sequence[ServerState]:
         """Return the state of every server in use, or tried lately."""

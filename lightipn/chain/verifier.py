@@ -5,8 +5,10 @@ missing to judge it (``missing_of``), and then which claims hold (``verify``):
 
 - a transaction counts only if its raw bytes hash to the claimed txid;
 - a confirmation counts only if a merkle branch leads from that txid to the root of a header on *our* chain;
-- what is claimed to be confirmed and cannot be proved is kept as unconfirmed, and named in ``unproved``: the proof may
-  be late (a reorg between two answers), so it is asked for again; a payment is never hidden because a proof failed.
+- what no block proves is a claim: it counts only once enough independent servers hold the same transaction, and stands
+  from then on until it is replaced or dropped. Who holds what is asked by the caller, who knows how many are enough;
+- what is claimed to be confirmed and cannot be proved is treated as unconfirmed, and named in ``unproved``: the proof
+  may be late (a reorg between two answers), so it is asked for again; a payment is never hidden because a proof failed.
 """
 
 from collections.abc import Iterable, Mapping
@@ -32,7 +34,13 @@ class Confirmed:
 
 @dataclass(frozen=True, slots=True)
 class Unconfirmed:
-    """Claimed only: no proof exists for a transaction outside a block."""
+    """Claimed only: no proof exists for a transaction outside a block.
+
+    Args:
+        seen_by: how many servers held the raw transaction when it was first believed.
+    """
+
+    seen_by: int = 1
 
 
 Place = Confirmed | Unconfirmed
@@ -46,19 +54,27 @@ class Evidence:
         transactions: parsed, and known to hash to their txid.
         branches: by txid; each for the height that the history claims.
         headers: by height, all of our own chain.
+        seen_by: how many servers hold a transaction, of those that enough hold.
     """
 
     transactions: dict[Txid, Transaction] = field(default_factory=dict)
     branches: dict[Txid, MerkleBranch] = field(default_factory=dict)
     headers: dict[int, BlockHeader] = field(default_factory=dict)
+    seen_by: dict[Txid, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Missing:
-    """What must be fetched before the history can be judged; ``branches`` are claims with a height."""
+    """What must be fetched before the history can be judged.
+
+    Args:
+        branches: claims with a height; ``transactions`` are theirs, where unknown.
+        witnesses: claims without one: of these it must be asked who holds them.
+    """
 
     transactions: tuple[Txid, ...]
     branches: tuple[HistoryEntry, ...]
+    witnesses: tuple[Txid, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,10 +96,17 @@ class VerifiedHistory:
 
     Args:
         unproved: claimed, but not proved to be confirmed, or without its transaction: to be asked again.
+        unwitnessed: left out, because nothing proves them and too few servers are known to hold them.
     """
 
     entries: tuple[VerifiedEntry, ...]
     unproved: tuple[Txid, ...]
+    unwitnessed: tuple[Txid, ...] = ()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing of the history must be asked again."""
+        return not self.unproved and not self.unwitnessed
 
 
 def accept_transaction(txid: Txid, raw: bytes) -> Transaction:
@@ -108,46 +131,55 @@ def accept_branch(txid: Txid, branch: MerkleBranch, header: BlockHeader) -> None
         raise MerkleBranchError("branch does not lead to the header's merkle root")
 
 
-def missing_of(history: Iterable[HistoryEntry], known: Mapping[Txid, Place]) -> Missing:
-    """Say what must be fetched to judge a history.
+Known = Mapping[Txid, Place | None]
+"""What the ledger holds: where each payment is; None for one that is gone, whose transaction need not be fetched."""
 
-    Args:
-        known: the places that the ledger holds now; a claim that equals one needs nothing.
-    """
-    transactions, branches = [], []
+
+def missing_of(history: Iterable[HistoryEntry], known: Known) -> Missing:
+    """Say what must be fetched to judge a history; a claim that equals what is known needs nothing."""
+    transactions, branches, witnesses = [], [], []
     for entry in history:
         place = known.get(entry.txid)
-        if place is None:
+        if entry.height is None:
+            if place is None:
+                witnesses.append(entry.txid)
+            continue
+        if entry.txid not in known:
             transactions.append(entry.txid)
-        if entry.height is not None and not (isinstance(place, Confirmed) and place.height == entry.height):
+        if not (isinstance(place, Confirmed) and place.height == entry.height):
             branches.append(entry)
-    return Missing(transactions=tuple(transactions), branches=tuple(branches))
+    return Missing(transactions=tuple(transactions), branches=tuple(branches), witnesses=tuple(witnesses))
 
 
-def verify(history: History, known: Mapping[Txid, Place], evidence: Evidence) -> VerifiedHistory:
+def verify(history: History, known: Known, evidence: Evidence) -> VerifiedHistory:
     """Turn a claimed history into a verified one.
 
     Args:
-        known: as in ``missing_of``. A place that is already proved stays proved: what a server claims less is no proof
-            of the contrary.
-        evidence: whatever came. Without a branch or a header an entry is unproved; without its transaction it is
-            left out as well, since its amount is unknown.
+        known: a place that is already proved stays proved: what a server claims less is no proof of the contrary.
+        evidence: whatever came. An entry without its transaction is left out, since its amount is unknown; so is one
+            that no block proves and too few servers hold.
     """
-    entries, unproved = [], []
+    entries: list[VerifiedEntry] = []
+    unproved: list[Txid] = []
+    unwitnessed: list[Txid] = []
     for claim in history:
         place = known.get(claim.txid)
-        if place is None and claim.txid not in evidence.transactions:
-            unproved.append(claim.txid)
+        if claim.txid not in known and claim.txid not in evidence.transactions:
+            (unproved if claim.height is not None else unwitnessed).append(claim.txid)
             continue
         if not isinstance(place, Confirmed) or (claim.height is not None and claim.height != place.height):
             proved = _proved_place(claim, evidence)
             if proved is None and claim.height is not None:
                 unproved.append(claim.txid)
-            place = proved or place or Unconfirmed()
-        entries.append(
-            VerifiedEntry(txid=claim.txid, place=place, transaction=evidence.transactions.get(claim.txid)),
-        )
-    return VerifiedHistory(entries=tuple(entries), unproved=tuple(unproved))
+            place = proved or place
+        if place is None and claim.txid in evidence.seen_by:
+            place = Unconfirmed(evidence.seen_by[claim.txid])
+        if place is None:
+            unwitnessed.append(claim.txid)
+            continue
+        transaction = evidence.transactions.get(claim.txid)
+        entries.append(VerifiedEntry(txid=claim.txid, place=place, transaction=transaction))
+    return VerifiedHistory(entries=tuple(entries), unproved=tuple(unproved), unwitnessed=tuple(unwitnessed))
 
 
 def _proved_place(claim: HistoryEntry, evidence: Evidence) -> Confirmed | None:

@@ -23,7 +23,7 @@ def list_(
     json: JsonOption = False,
 ) -> None:
     """List messages and how far each is."""
-    found = ask_service(config, lambda service: service.list_deliveries(limit=limit, is_pending_only=pending))
+    found = ask_service(config, lambda service: service.deliveries.list(limit=limit, is_pending_only=pending))
     if json:
         print_json([_delivery_json(delivery) for delivery in found])
         return
@@ -38,7 +38,7 @@ def list_(
 @app.command()
 def show(delivery_id: IdArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
     """Show a message and every attempt: time, status, latency, first bytes of the answer."""
-    delivery, attempts = ask_service(config, lambda service: service.show_delivery(delivery_id))
+    delivery, attempts = ask_service(config, lambda service: service.deliveries.show(delivery_id))
     if json:
         print_json(_delivery_json(delivery) | {"attempts_made": [_attempt_json(attempt) for attempt in attempts]})
         return
@@ -71,7 +71,7 @@ def show(delivery_id: IdArgument, config: ConfigOption = None, json: JsonOption 
 @app.command()
 def retry(delivery_id: IdArgument, config: ConfigOption = None) -> None:
     """Send a message again at once, whatever its state."""
-    ask_service(config, lambda service: service.retry_delivery(delivery_id))
+    ask_service(config, lambda service: service.deliveries.retry(delivery_id))
     console.print("Due now.")
 
 

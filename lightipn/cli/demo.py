@@ -89,7 +89,7 @@ class Demo:
     async def expect_acknowledged(self) -> None:
         """Wait until nothing is left to deliver, then print the step."""
         with trio.move_on_after(STEP_TIMEOUT_S) as scope:
-            while any(d.state != "acknowledged" for d in await self.running.service.list_deliveries(limit=10)):  # noqa: ASYNC110  # looks from outside, as an operator would
+            while any(d.state != "acknowledged" for d in await self.running.service.deliveries.list(limit=10)):  # noqa: ASYNC110  # looks from outside, as an operator would
                 await trio.sleep(0.02)
         if scope.cancelled_caught:
             raise StepFailed("acknowledged: the shop's echo was not taken for an acknowledgement")
@@ -180,7 +180,7 @@ async def _run(folder: Path) -> None:
         server = await nursery.start(serve_electrum, chain)
         await nursery.start(partial(serve_api, shop.app, listener, stop=stop))
         running = await nursery.start(partial(run_service, _config(folder, server.port), stop=stop))
-        secret = await running.service.create_key("demo-shop")
+        secret = await running.service.owners.create_key("demo-shop")
         try:
             await Demo(chain, server, running, shop).tell(shop_url, secret)
         finally:

@@ -14,13 +14,13 @@ NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The owner: le
 @app.command()
 def create(name: NameArgument, config: ConfigOption = None) -> None:
     """Create a key for an owner and print it, alone, this one time. A second key of one name is a rotation."""
-    typer.echo(ask_service(config, lambda service: service.create_key(name), creates=True))
+    typer.echo(ask_service(config, lambda service: service.owners.create_key(name), creates=True))
 
 
 @app.command("list")
 def list_(config: ConfigOption = None, json: JsonOption = False) -> None:
     """List all keys; the secrets themselves are not stored."""
-    keys = ask_service(config, lambda service: service.list_keys())
+    keys = ask_service(config, lambda service: service.owners.list_keys())
     if json:
         print_json(
             [
@@ -42,12 +42,12 @@ def revoke(
     config: ConfigOption = None,
 ) -> None:
     """Revoke an owner's keys, at once. Without a good key left, nothing more is sent for that owner; all is kept."""
-    count = ask_service(config, lambda service: service.revoke_key(name, key_id=key_id))
+    count = ask_service(config, lambda service: service.owners.revoke_keys(name, key_id=key_id))
     if not count:
         errors.print("error: there is no such good key", style="red")
         raise typer.Exit(1)
     console.print(f"{count} revoked.")
-    keys = ask_service(config, lambda service: service.list_keys())
+    keys = ask_service(config, lambda service: service.owners.list_keys())
     if not any(key.name == name and key.revoked_at is None for key in keys):
         console.print(
             f"{name} has no good key left: its callbacks are held until `lightipn key create {name}`.", markup=False

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lightipn.cli import delivery, key, serve, server, status, watch
+from lightipn.cli import delivery, events, key, serve, server, status, watch
 
 app = typer.Typer(
     name="lightipn",
@@ -19,6 +19,7 @@ app.command()(serve.serve)
 app.command()(serve.init)
 app.command("check-config")(serve.check_config)
 app.command()(status.status)
+app.command()(events.events)
 app.add_typer(key.app, name="key")
 app.add_typer(watch.app, name="watch")
 app.add_typer(delivery.app, name="delivery")

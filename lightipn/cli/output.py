@@ -15,7 +15,30 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else 4000)
 
 def print_json(value: object) -> None:
     """Print a JSON value, indented, exactly as it is."""
-    console.file.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+    console.file.write(_json_text(msgspec.json.format(msgspec.json.encode(value), indent=2)))
+
+
+def print_json_line(value: object) -> None:
+    """Print a JSON value on one line, at once: somebody may wait for it at the other end of a pipe."""
+    console.file.write(_json_text(msgspec.json.encode(value)))
+    console.file.flush()
+
+
+def _json_text(encoded: bytes) -> str:
+    """Escape, as JSON does, what could steer a terminal: JSON itself asks that of the lowest 32 characters alone."""
+
+    def escaped(character: str) -> str:
+        if character.isprintable() or character == "\n":
+            return character
+        pairs = character.encode("utf-16-be").hex()
+        return "".join(f"\\u{pairs[at : at + 4]}" for at in range(0, len(pairs), 4))
+
+    return "".join(map(escaped, encoded.decode())) + "\n"
+
+
+def print_line(text: str) -> None:
+    """Print a line of foreign text; nothing in it is read as markup."""
+    console.print(Text(printable(text)), soft_wrap=True)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:

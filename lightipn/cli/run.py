@@ -9,12 +9,14 @@ from typing import Annotated, TypeVar
 import trio
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from lightipn.app import open_service_tools
+from lightipn.cli.output import printable
 from lightipn.config import Config, load_config
 from lightipn.errors import ConfigError, LightIPNError, RequestError, StoreMismatchError
 from lightipn.log import configure_logging
-from lightipn.service import Service
+from lightipn.service.desk import Service
 
 T = TypeVar("T")
 
@@ -44,7 +46,7 @@ def reported_errors() -> Iterator[None]:
     except LightIPNError as error:
         problems = error.problems if isinstance(error, ConfigError) else (str(error),)
         for problem in problems:
-            errors.print(f"error: {problem}", style="red", markup=False)
+            errors.print(Text(printable(f"error: {problem}"), style="red"))
         raise typer.Exit(exit_code_of(error)) from None
     except BrokenPipeError:
         sys.stderr.close()

@@ -1,21 +1,23 @@
-"""``lightipn server``: the Electrum servers."""
+"""``lightipn server``: the Electrum servers, and what is held against them."""
 
 from dataclasses import replace
 from functools import partial
+from typing import Annotated
 
 import trio
 import typer
 
-from lightipn.app import checkpoints_of, servers_of
+from lightipn.app import checkpoints_of, connector_of, servers_of
 from lightipn.bitcoin.header import parse_header
 from lightipn.chain.source import ServerState
 from lightipn.chain.verifier import accept_branch
-from lightipn.cli.output import print_json, print_table
-from lightipn.cli.run import ConfigOption, JsonOption, configured, reported_errors
+from lightipn.cli.output import print_json, print_line, print_table, time_text
+from lightipn.cli.run import MAX_NUMBER, ConfigOption, JsonOption, ask_service, configured, reported_errors
 from lightipn.electrum.probe import Probe, probe_servers
 from lightipn.errors import SourceMisbehavedError
 
-app = typer.Typer(help="Electrum servers: check.", no_args_is_help=True)
+app = typer.Typer(help="Electrum servers: check, evidence, trust.", no_args_is_help=True)
+SHOWN_RAW_BYTES = 20
 
 
 @app.command()
@@ -28,7 +30,9 @@ def check(config: ConfigOption = None, json: JsonOption = False) -> None:
         loaded = configured(config)
         addresses, _ = servers_of(loaded)
         lowest_tip = checkpoints_of(loaded.network).last.height
-        probes = trio.run(partial(probe_servers, addresses, loaded.network, lowest_tip=lowest_tip))
+        probes = trio.run(
+            partial(probe_servers, addresses, loaded.network, connector_of(loaded), lowest_tip=lowest_tip)
+        )
         states = [_judged(probe) for probe in probes]
     rows = [
         (
@@ -50,6 +54,57 @@ def check(config: ConfigOption = None, json: JsonOption = False) -> None:
         print_table(columns, rows, empty="No servers: set [electrum] servers.")
     if not any(state.verdict == "good" for state in states):
         raise typer.Exit(1)
+
+
+@app.command()
+def evidence(
+    limit: Annotated[int, typer.Option("--limit", min=1, max=MAX_NUMBER, help="At most so many, newest first.")] = 100,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show what servers were caught with: what each said, what shows that it is wrong, and the bytes as hex."""
+    found = ask_service(config, lambda service: service.servers.list_evidence(limit=limit))
+    if json:
+        print_json(
+            [
+                {
+                    "id": item.evidence_id,
+                    "observed_at": item.observed_at,
+                    "server": item.server,
+                    "kind": item.kind,
+                    "claim": item.claim,
+                    "contradiction": item.contradiction,
+                    "raw": item.raw.hex(),
+                }
+                for item in found
+            ]
+        )
+        return
+    rows = [
+        (
+            item.evidence_id,
+            time_text(item.observed_at),
+            item.server,
+            item.kind,
+            item.claim,
+            item.contradiction,
+            # hex, never text: a server's own words must not reach a person
+            item.raw[:SHOWN_RAW_BYTES].hex() + ("..." if len(item.raw) > SHOWN_RAW_BYTES else ""),
+        )
+        for item in found
+    ]
+    columns = ("ID", "TIME", "SERVER", "KIND", "CLAIM", "CONTRADICTION", "RAW")
+    print_table(columns, rows, empty="No server was caught with anything.")
+
+
+@app.command()
+def trust(
+    host: Annotated[str, typer.Argument(metavar="HOST", help="HOST, HOST:PORT, or the name that `status` shows.")],
+    config: ConfigOption = None,
+) -> None:
+    """Trust a server anew: its pinned certificate and its ban are forgotten. A running service acts on it."""
+    for name in ask_service(config, lambda service: service.servers.trust(host)):
+        print_line(f"{name} is trusted anew.")
 
 
 def _judged(probe: Probe) -> ServerState:

@@ -7,7 +7,7 @@ from lightipn.bitcoin.header import parse_header
 from lightipn.cli.output import console, print_facts, print_json, print_table, time_text
 from lightipn.cli.run import ConfigOption, JsonOption, ask_service, reported_errors
 from lightipn.config import load_config
-from lightipn.service import Summary
+from lightipn.service.summary import Summary
 from lightipn.store.database import is_service_running
 
 

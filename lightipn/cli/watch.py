@@ -13,7 +13,8 @@ from lightipn.cli.run import MAX_NUMBER, ConfigOption, JsonOption, ask_service, 
 from lightipn.dialects.ipn.policy import DEFAULT_CONFIRMS, MAX_CONFIRMS
 from lightipn.dialects.ipn.wire import IpnTerms, decode_terms, encode_terms
 from lightipn.errors import RequestError
-from lightipn.service import OPERATOR, Service, Wish
+from lightipn.service.desk import OPERATOR, Service
+from lightipn.service.subscribing import Wish
 
 app = typer.Typer(help="Watched addresses: add, list, remove, import.", no_args_is_help=True)
 AddressArgument = Annotated[str, typer.Argument(metavar="ADDRESS", help="A bitcoin address of the network.")]
@@ -35,7 +36,9 @@ def add(
     terms = encode_terms(IpnTerms(max_confirms))
     ask_service(
         config,
-        lambda service: service.subscribe(dialect="ipn", owner=owner, address=address, url=url, terms=terms),
+        lambda service: service.subscriptions.subscribe(
+            dialect="ipn", owner=owner, address=address, url=url, terms=terms
+        ),
         creates=True,
     )
     console.print("Watched.")
@@ -49,7 +52,7 @@ def list_(
     json: JsonOption = False,
 ) -> None:
     """List subscriptions, oldest first."""
-    found = ask_service(config, lambda service: service.list_subscriptions(address=address, limit=limit))
+    found = ask_service(config, lambda service: service.subscriptions.list(address=address, limit=limit))
     if json:
         print_json(
             [
@@ -89,7 +92,7 @@ def remove(
     config: ConfigOption = None,
 ) -> None:
     """Remove an address' subscriptions, with their messages; an address nobody watches is forgotten."""
-    count = ask_service(config, lambda service: service.unsubscribe(address, url=url))
+    count = ask_service(config, lambda service: service.subscriptions.unsubscribe(address, url=url))
     if not count:
         errors.print("error: there is no such subscription", style="red")
         raise typer.Exit(1)
@@ -134,7 +137,7 @@ async def _import_lines(service: Service, lines: list[str], owner: str) -> tuple
                 else:
                     if wish is not None:
                         good.append((number, wish))
-            refusals = await service.subscribe_all([wish for _, wish in good], dialect="ipn", owner=owner)
+            refusals = await service.subscriptions.subscribe_all([wish for _, wish in good], dialect="ipn", owner=owner)
             for (number, _), refusal in zip(good, refusals, strict=True):
                 if refusal is None:
                     added += 1

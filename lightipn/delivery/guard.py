@@ -3,6 +3,16 @@
 A shop names the URL, so the host is hostile until checked. The guard resolves it, refuses it if *any* record is not a
 public address, and connects to exactly the address that it checked: a second lookup could answer something else. The
 request itself keeps the name, so Host, SNI and the certificate check stay on it.
+
+With a proxy no name is resolved here; where it may lead is the proxy's to judge. An address in any spelling, and
+``localhost``, is judged as before, and what the operator allows is a neighbour and needs no proxy.
+
+    host                        without a proxy          with a proxy
+    name                        resolved, all checked    through it, unresolved
+    name.onion                  refused                  through it
+    address in allow_networks   direct                   direct
+    other public address        direct                   through it
+    any other address           refused                  refused
 """
 
 import ipaddress
@@ -15,6 +25,7 @@ import httpcore
 import trio
 
 from lightipn.errors import RequestError
+from lightipn.proxy import ProxyAddress, ProxyError, open_tunnel
 
 Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -55,15 +66,21 @@ class AddressRules:
 
     Args:
         allow_networks: ``[delivery] allow_networks``.
+        proxy: ``[delivery] proxy``, the one that the sender gets too; None refuses onion services.
     """
 
-    def __init__(self, allow_networks: Iterable[IpNetwork] = ()) -> None:
+    def __init__(self, allow_networks: Iterable[IpNetwork] = (), proxy: ProxyAddress | None = None) -> None:
         self._allowed = tuple(allow_networks)
+        self.proxy = proxy
+
+    def allows(self, ip: Ip) -> bool:
+        """Tell whether the operator named this address's network."""
+        mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+        return any((mapped or ip) in network for network in self._allowed)
 
     def permits(self, ip: Ip) -> bool:
         """Tell whether a callback may connect to this address."""
-        mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-        if any((mapped or ip) in network for network in self._allowed):
+        if self.allows(ip):
             return True
         if any(ip in network for network in _TUNNELS):
             return False
@@ -104,10 +121,16 @@ class AddressRules:
             raise _refusal(f"points to {host}, which is not a public address; [delivery] allow_networks can allow it")
         if not host.strip("."):
             raise _refusal("names no host")
+        if _is_onion(host) and self.proxy is None:
+            raise _refusal("points to an onion service, which only Tor reaches; [delivery] proxy can name one")
 
 
 def _refusal(reason: str) -> RequestError:
     return RequestError(f"url: {reason}", code="bad-url")
+
+
+def _is_onion(host: str) -> bool:
+    return host.rstrip(".").lower().endswith(".onion")
 
 
 def _literal_of(host: str) -> Ip | None:
@@ -130,10 +153,14 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
 
     Args:
         max_answer_bytes: a receiver that sends more for one request is cut off.
+        proxy: the way to everything but what the operator allows; each host gets a circuit of its own.
     """
 
-    def __init__(self, rules: AddressRules, *, max_answer_bytes: int = 1 << 20) -> None:
+    def __init__(
+        self, rules: AddressRules, *, max_answer_bytes: int = 1 << 20, proxy: ProxyAddress | None = None
+    ) -> None:
         self._rules = rules
+        self._proxy = proxy
         self._max_answer_bytes = max_answer_bytes
         self._backend = httpcore.TrioBackend()
         self._dns = trio.CapacityLimiter(DNS_THREADS)
@@ -153,13 +180,18 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Resolve, check every record, and connect to one that was checked.
+        """Connect the way the table above says: directly only to an address that was checked.
 
         Raises:
-            RefusedAddressError: a record is not a public address and not allowed.
+            RefusedAddressError: the address, or a record of the name, is not public and not allowed.
+            ProxyError: the proxy let us down, or did not reach the host; or an onion service without a proxy.
             OSError: the name does not resolve.
             httpcore.ConnectError: no record answered.
         """
+        if self._proxy is not None:
+            return await self._connect_with_proxy(self._proxy, host, port, timeout)
+        if _is_onion(host):
+            raise ProxyError("onion-needs-proxy")  # and no name server hears of it (RFC 7686)
         addresses = await self._resolve(host, port)
         for address in addresses:
             if not self._rules.permits(ipaddress.ip_address(address.partition("%")[0])):
@@ -172,12 +204,53 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
                 continue  # the next record
         return await self._connect(addresses[-1], port, timeout)
 
+    async def _connect_with_proxy(
+        self, proxy: ProxyAddress, host: str, port: int, timeout: float | None
+    ) -> httpcore.AsyncNetworkStream:
+        literal = _literal_of(host)
+        if literal is not None and not self._rules.permits(literal):
+            raise RefusedAddressError(str(literal))
+        if literal is not None and self._rules.allows(literal):
+            return await self._connect(str(literal), port, timeout)
+        # without the root's dot, behind which Tor would not see that a name is an onion service's
+        target = host.rstrip(".") if literal is None else str(literal)
+        try:
+            stream = await self._connect(proxy.host, proxy.port, timeout)
+        except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+            raise ProxyError("proxy-unreachable") from error
+        try:
+            await open_tunnel(_Bytes(stream), target, port, proxy=proxy, isolation=target)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await stream.aclose()
+            raise
+        return stream
+
     async def _connect(self, address: str, port: int, timeout: float | None) -> httpcore.AsyncNetworkStream:
         return _Stream(await self._backend.connect_tcp(address, port, timeout=timeout), self._max_answer_bytes)
 
     async def sleep(self, seconds: float) -> None:
         """Sleep, for httpcore's own retries (which are off)."""
         await trio.sleep(seconds)
+
+
+class _Bytes:
+    """A stream of httpcore's with the two methods that ``open_tunnel`` calls."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+
+    async def send_all(self, data: bytes, /) -> None:
+        try:
+            await self._stream.write(data)
+        except httpcore.WriteError as error:
+            raise trio.BrokenResourceError from error
+
+    async def receive_some(self, max_bytes: int, /) -> bytes:
+        try:
+            return await self._stream.read(max_bytes)
+        except httpcore.ReadError as error:
+            raise trio.BrokenResourceError from error
 
 
 class _Stream(httpcore.AsyncNetworkStream):

@@ -11,6 +11,7 @@ import trio
 from lightipn.delivery.guard import AddressRules, AnswerTooLongError, GuardedBackend, RefusedAddressError
 from lightipn.outbox.messages import OutgoingRequest
 from lightipn.outbox.verdict import Answer
+from lightipn.proxy import ProxyAddress, ProxyError
 
 MAX_ANSWER_BYTES = 65536
 # Shorter than the keep-alive of common receivers (gunicorn closes after 2 s), so that a link is not reused at the very
@@ -43,9 +44,12 @@ class _Content:
 class Sender:
     """Makes attempts. Made by ``open_sender``."""
 
-    def __init__(self, pool: httpcore.AsyncConnectionPool, *, timeout_s: float) -> None:
+    def __init__(self, pool: httpcore.AsyncConnectionPool, *, timeout_s: float, max_in_flight: int) -> None:
         self._pool = pool
         self._timeout_s = timeout_s
+        # Race in httpcore 1.0.9: a request that waits in the pool's own queue, is given a connection, and is cancelled
+        # before it wakes, leaves that connection "connecting" for ever. Waiting out here, nobody waits in there.
+        self._places = trio.CapacityLimiter(max_in_flight)
 
     async def send(self, request: OutgoingRequest) -> Answer:
         """Send a request and return what came back; trouble is a value, never an exception.
@@ -57,7 +61,8 @@ class Sender:
         status, body, trouble = None, b"", ""
         try:
             with trio.fail_after(self._timeout_s):
-                status, body = await self._exchange(request)
+                async with self._places:
+                    status, body = await self._exchange(request)
         except TROUBLES as error:
             trouble = _trouble_of(error)
         return Answer(status=status, body=body, trouble=trouble, latency_ms=(trio.current_time() - started) * 1000)
@@ -88,6 +93,7 @@ class Sender:
 
 TROUBLES = (
     RefusedAddressError,
+    ProxyError,
     trio.TooSlowError,
     httpcore.NetworkError,
     httpcore.TimeoutException,
@@ -112,6 +118,8 @@ def _trouble_of(error: BaseException) -> str:
     match error:
         case RefusedAddressError():
             return "refused-address"
+        case ProxyError():
+            return error.code
         case trio.TooSlowError() | httpcore.TimeoutException():
             return "timeout"
         case _ if any(isinstance(cause, ssl.SSLError) for cause in _causes_of(error)):
@@ -129,18 +137,22 @@ def _trouble_of(error: BaseException) -> str:
 
 
 @asynccontextmanager
-async def open_sender(rules: AddressRules, *, timeout_s: float, max_in_flight: int) -> AsyncIterator[Sender]:
+async def open_sender(
+    rules: AddressRules, *, timeout_s: float, max_in_flight: int, proxy: ProxyAddress | None = None
+) -> AsyncIterator[Sender]:
     """Open the connection pool, and close it in the end.
 
     Args:
         timeout_s: for a whole attempt.
-        max_in_flight: the pool never holds more connections.
+        max_in_flight: never more connections; attempts beyond that wait, in their own time.
+        proxy: the one that the rules know.
     """
+    assert proxy == rules.proxy  # what is registered and what is reached follow one setting, and nothing goes around it
     pool = httpcore.AsyncConnectionPool(
         ssl_context=ssl.create_default_context(),
         max_connections=max_in_flight,
         keepalive_expiry=KEEPALIVE_S,
-        network_backend=GuardedBackend(rules, max_answer_bytes=MAX_HEAD_BYTES + MAX_ANSWER_BYTES),
+        network_backend=GuardedBackend(rules, max_answer_bytes=MAX_HEAD_BYTES + MAX_ANSWER_BYTES, proxy=proxy),
     )
     async with pool:
-        yield Sender(pool, timeout_s=timeout_s)
+        yield Sender(pool, timeout_s=timeout_s, max_in_flight=max_in_flight)

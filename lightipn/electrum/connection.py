@@ -1,39 +1,167 @@
-"""The way to a server: TCP, and TLS over it, with every trouble named in words of ours."""
+"""The way to a server: TCP or a SOCKS5 tunnel, and TLS over it, with every trouble named in words of ours.
 
+Who a server is, is decided here. A certificate that the system verifies makes it *CA-signed* for good; any other is
+*pinned* when it is first seen. From then on a server must be who it was: another certificate is no server to fall back
+from, but an alarm, until the operator says otherwise.
+"""
+
+import hashlib
+import ipaddress
 import socket
 import ssl
+from dataclasses import dataclass
 
-import structlog
 import trio
 
 from lightipn.electrum.address import ServerAddress
-from lightipn.errors import SourceUnavailableError
+from lightipn.errors import SourceDistrustedError, SourceUnavailableError
+from lightipn.proxy import ProxyAddress, ProxyError, open_tunnel
 
 CONNECT_TIMEOUT_S = 10.0
+PROXY_CONNECT_TIMEOUT_S = 40.0  # building a Tor circuit takes its time
 
-log = structlog.get_logger("electrum")
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 
-class TlsContexts:
-    """The two contexts all sessions share; making one takes 30 ms."""
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What is known of who a server is.
 
-    def __init__(self) -> None:
-        self.verifying = ssl.create_default_context()
-        self.accepting_any = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        self.accepting_any.check_hostname = False
-        self.accepting_any.verify_mode = ssl.CERT_NONE
+    Args:
+        fingerprint: SHA-256 of the certificate pinned at first use; None where none is.
+        is_ca_signed: the system verified its certificate once.
+    """
+
+    fingerprint: bytes | None = None
+    is_ca_signed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """An open way to a server.
+
+    Args:
+        network: of the peer's address (IPv4 /16, IPv6 /32), by which servers are told apart; empty behind a proxy.
+    """
+
+    stream: Stream
+    identity: Identity
+    network: str
+
+
+class Connector:
+    """What all connections share: the TLS contexts (making one takes 30 ms), and the way out.
+
+    Args:
+        proxy: every connection goes through it; names are resolved by it.
+        allow_plaintext: whether plain TCP to a public address is allowed.
+    """
+
+    def __init__(self, *, proxy: ProxyAddress | None = None, allow_plaintext: bool = False) -> None:
+        self._proxy = proxy
+        self._allow_plaintext = allow_plaintext
+        self._verifying = ssl.create_default_context()
+        self._pinning = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._pinning.check_hostname = False
+        self._pinning.verify_mode = ssl.CERT_NONE
+
+    async def connect(self, address: ServerAddress, known: Identity) -> Connection:
+        """Connect, and make sure that the server is who it was.
+
+        Raises:
+            SourceDistrustedError: another certificate than the one configured, pinned or verified before.
+            SourceUnavailableError: refused, unreachable, too slow, no TLS on that port, or plaintext is not allowed.
+        """
+        try:
+            with trio.fail_after(PROXY_CONNECT_TIMEOUT_S if self._proxy else CONNECT_TIMEOUT_S):
+                if not address.uses_tls:
+                    return await self._connect_plain(address)
+                return await self._connect_tls(address, known)
+        except (OSError, UnicodeError, trio.BrokenResourceError, trio.TooSlowError) as error:
+            raise SourceUnavailableError(trouble_of(error), source=address.name) from error
+
+    async def _connect_plain(self, address: ServerAddress) -> Connection:
+        stream = await self._open(address)
+        if not self._allow_plaintext and self._is_public(address, stream):
+            await trio.aclose_forcefully(stream)
+            raise SourceUnavailableError(
+                "plain TCP to a public address; use TLS, or allow it with [electrum] allow_plaintext",
+                source=address.name,
+            )
+        return Connection(stream, Identity(), _network_of(stream) if self._proxy is None else "")
+
+    def _is_public(self, address: ServerAddress, stream: trio.SocketStream) -> bool:
+        if address.is_onion:
+            return False  # encrypted and authenticated by its name
+        if self._proxy is not None:
+            return True  # whoever runs the exit reads along
+        return ipaddress.ip_address(stream.socket.getpeername()[0].partition("%")[0]).is_global
+
+    async def _connect_tls(self, address: ServerAddress, known: Identity) -> Connection:
+        pinned = address.fingerprint or known.fingerprint
+        if pinned is None:
+            try:
+                stream, network = await self._handshake(address, self._verifying)
+                return Connection(stream, Identity(is_ca_signed=True), network)
+            except trio.BrokenResourceError as error:
+                if not isinstance(error.__cause__, ssl.SSLCertVerificationError):
+                    raise
+                if known.is_ca_signed:
+                    raise SourceDistrustedError(
+                        "certificate-changed: the system verified it before, and does not now", source=address.name
+                    ) from error
+        stream, network = await self._handshake(address, self._pinning)
+        certificate = stream.getpeercert(binary_form=True)
+        fingerprint = hashlib.sha256(certificate or b"").digest()
+        if pinned is not None and fingerprint != pinned:
+            await trio.aclose_forcefully(stream)
+            raise SourceDistrustedError(
+                f"certificate-changed: fingerprint is {fingerprint.hex()}, want {pinned.hex()}", source=address.name
+            )
+        return Connection(stream, Identity(fingerprint=fingerprint), network)
+
+    async def _handshake(
+        self, address: ServerAddress, context: ssl.SSLContext
+    ) -> tuple[trio.SSLStream[trio.SocketStream], str]:
+        stream = await self._open(address)
+        tls = trio.SSLStream(stream, context, server_hostname=address.host)
+        try:
+            await tls.do_handshake()
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+        return tls, _network_of(stream) if self._proxy is None else ""
+
+    async def _open(self, address: ServerAddress) -> trio.SocketStream:
+        if self._proxy is None:
+            if address.is_onion:
+                raise SourceUnavailableError("an onion server needs [electrum] proxy", source=address.name)
+            return await trio.open_tcp_stream(address.host, address.port)
+        stream = await trio.open_tcp_stream(self._proxy.host, self._proxy.port)
+        try:
+            await open_tunnel(stream, address.host, address.port, proxy=self._proxy, isolation=address.name)
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+        return stream
+
+
+def _network_of(stream: trio.SocketStream) -> str:
+    ip = ipaddress.ip_address(stream.socket.getpeername()[0].partition("%")[0])
+    return str(ipaddress.ip_network((ip, 16 if ip.version == 4 else 32), strict=False))
 
 
 def trouble_of(error: BaseException) -> str:
     """Name a transport trouble in words of ours."""
     cause: BaseException = error
-    while cause.__cause__ is not None or isinstance(cause, BaseExceptionGroup):
+    while not isinstance(cause, ProxyError) and (cause.__cause__ is not None or isinstance(cause, BaseExceptionGroup)):
         # Trio tries every address of a name and reports the failures as a group
         cause = cause.exceptions[-1] if isinstance(cause, BaseExceptionGroup) else cause.__cause__ or cause
     match cause:
         case trio.TooSlowError():
             return "timed-out"
+        case ProxyError():
+            return cause.code
         case ConnectionRefusedError():
             return "connection-refused"
         case ConnectionResetError() | BrokenPipeError():
@@ -44,35 +172,3 @@ def trouble_of(error: BaseException) -> str:
             return "name-not-found"
         case _:
             return "connection-failed"
-
-
-async def connect(address: ServerAddress, contexts: TlsContexts) -> Stream:
-    """Open TCP, and TLS over it; a certificate the system does not verify is accepted and logged.
-
-    Raises:
-        SourceUnavailableError: refused, unreachable, too slow, or no TLS on that port.
-    """
-    try:
-        with trio.fail_after(CONNECT_TIMEOUT_S):
-            stream = await trio.open_tcp_stream(address.host, address.port)
-            if not address.uses_tls:
-                return stream
-            try:
-                return await _wrap(stream, address, contexts.verifying)
-            except trio.BrokenResourceError as error:
-                if not isinstance(error.__cause__, ssl.SSLCertVerificationError):
-                    raise
-            log.warning("electrum.certificate_unverified", server=address.name)
-            return await _wrap(await trio.open_tcp_stream(address.host, address.port), address, contexts.accepting_any)
-    except (OSError, UnicodeError, trio.BrokenResourceError, trio.TooSlowError) as error:
-        raise SourceUnavailableError(trouble_of(error), source=address.name) from error
-
-
-async def _wrap(stream: trio.SocketStream, address: ServerAddress, context: ssl.SSLContext) -> Stream:
-    tls = trio.SSLStream(stream, context, server_hostname=address.host)
-    try:
-        await tls.do_handshake()
-    except BaseException:
-        await trio.aclose_forcefully(stream)
-        raise
-    return tls

@@ -179,7 +179,7 @@ def decode_transaction(result: object) -> bytes:
     return _bytes_of_hex(result, "a transaction in hex")
 
 
-def decode_merkle_branch(result: object) -> MerkleBranch:
+def decode_merkle_branch(result: object, *, server: str = "") -> MerkleBranch:
     """Read a branch; whether it proves anything is not judged yet."""
     answer = _object(result, "a merkle branch as an object")
     siblings, position = answer.get("merkle"), answer.get("pos")
@@ -189,4 +189,4 @@ def decode_merkle_branch(result: object) -> MerkleBranch:
         branch = tuple(hash_from_hex(sibling) for sibling in siblings)
     except ValueError:
         raise _refusal("siblings of 64 hex digits") from None
-    return MerkleBranch(_height(position, "a position in the block"), branch)
+    return MerkleBranch(_height(position, "a position in the block"), branch, server)

@@ -10,7 +10,7 @@ from lightipn.bitcoin.network import Network
 from lightipn.chain.source import MerkleBranch, ServerState
 from lightipn.electrum import methods
 from lightipn.electrum.address import ServerAddress
-from lightipn.electrum.connection import TlsContexts
+from lightipn.electrum.connection import Connector, Identity
 from lightipn.electrum.protocol import Call
 from lightipn.electrum.session import open_session
 from lightipn.errors import ProtocolError, SourceError, SourceMisbehavedError
@@ -34,15 +34,16 @@ class Probe:
     coinbase: tuple[Txid, MerkleBranch] | None
 
 
-async def probe_servers(addresses: Sequence[ServerAddress], network: Network, *, lowest_tip: int) -> list[Probe]:
-    """Probe servers side by side and return the results in their order."""
-    contexts = TlsContexts()
+async def probe_servers(
+    addresses: Sequence[ServerAddress], network: Network, connector: Connector, *, lowest_tip: int
+) -> list[Probe]:
+    """Probe servers side by side, as if none were known, and return the results in their order."""
     results: dict[str, Probe] = {}
     slots = trio.CapacityLimiter(PROBES_AT_ONCE)
 
     async def probe(address: ServerAddress) -> None:
         async with slots:
-            results[address.name] = await _probe(address, network, contexts, lowest_tip=lowest_tip)
+            results[address.name] = await _probe(address, network, connector, lowest_tip=lowest_tip)
 
     async with trio.open_nursery() as nursery:
         for address in addresses:
@@ -50,12 +51,12 @@ async def probe_servers(addresses: Sequence[ServerAddress], network: Network, *,
     return [results[address.name] for address in addresses]
 
 
-async def _probe(address: ServerAddress, network: Network, contexts: TlsContexts, *, lowest_tip: int) -> Probe:
+async def _probe(address: ServerAddress, network: Network, connector: Connector, *, lowest_tip: int) -> Probe:
     failed = "timed-out"
     verdict = "unavailable"
     with trio.move_on_after(PROBE_TIMEOUT_S):
         try:
-            async with open_session(address, network, contexts, lowest_tip=lowest_tip) as session:
+            async with open_session(address, network, connector, Identity(), lowest_tip=lowest_tip) as session:
                 started = trio.current_time()
                 await session.call(Call("server.ping"))
                 latency_ms = (trio.current_time() - started) * 1000

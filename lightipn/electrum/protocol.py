@@ -25,6 +25,7 @@ ANSWER_BYTES = {
 OTHER_ANSWER_BYTES = 8_000
 STANDING_LINE_BYTES = 256_000  # notifications, and padding
 MAX_LINE_BYTES = 32 * 1024 * 1024
+KEPT_LINE_BYTES = 4096  # of a line that broke the protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,9 @@ class ElectrumProtocol:
 
     Args:
         max_line_bytes: a longer line ends the link.
+
+    Attributes:
+        notified_bytes: length of all lines so far that held a notification.
     """
 
     def __init__(self, *, max_line_bytes: int = MAX_LINE_BYTES) -> None:
@@ -77,6 +81,7 @@ class ElectrumProtocol:
         self._open: dict[int, int] = {}  # id → bytes that its answer may have
         self._open_bytes = 0
         self._abandoned: dict[int, int] = {}
+        self.notified_bytes = 0
 
     def request(self, calls: Sequence[Call]) -> tuple[list[int], bytes]:
         """Number the calls and return their ids and the bytes to send: one line, a batch if there are several."""
@@ -119,9 +124,16 @@ class ElectrumProtocol:
         try:
             decoded = msgspec.json.decode(line)
         except (ValueError, RecursionError) as error:  # DecodeError is a ValueError
-            raise ProtocolError("line is not JSON") from error
+            raise ProtocolError("line is not JSON", raw=line[:KEPT_LINE_BYTES]) from error
         payloads = decoded if isinstance(decoded, list) else [decoded]
-        return [message for payload in payloads if (message := self._parse(payload)) is not None]
+        try:
+            messages = [message for payload in payloads if (message := self._parse(payload)) is not None]
+        except ProtocolError as error:
+            error.raw = line[:KEPT_LINE_BYTES]
+            raise
+        if any(isinstance(message, Notification) for message in messages):
+            self.notified_bytes += len(line)
+        return messages
 
     def _parse(self, payload: object) -> Incoming | None:
         if not isinstance(payload, dict):

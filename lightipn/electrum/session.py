@@ -21,10 +21,11 @@ from lightipn.bitcoin.hashes import hex_of
 from lightipn.bitcoin.network import Network
 from lightipn.electrum import methods
 from lightipn.electrum.address import ServerAddress
-from lightipn.electrum.connection import Stream, TlsContexts, connect, trouble_of
+from lightipn.electrum.connection import Connection, Connector, Identity, trouble_of
 from lightipn.electrum.protocol import Answer, Call, ElectrumProtocol, Notification, Refusal
 from lightipn.electrum.window import HEAVY_METHODS, MAX_HEAVY_A_BATCH, Window
 from lightipn.errors import (
+    ProtocolError,
     SourceError,
     SourceMisbehavedError,
     SourceRefusedError,
@@ -37,6 +38,8 @@ DEADLINE_PER_HEAVY_CALL_S = 1.0
 BULK_DEADLINE_S = 40.0
 PING_INTERVAL_S = 240.0  # servers drop a link that was idle for 600 s
 RECEIVE_BYTES = 65536
+# A block that touches a hundred thousand watches brings 17 MB of notices.
+MAX_NOTIFIED_BYTES_A_MINUTE = 32_000_000
 BALLAST_HEADERS = 8
 BALLAST_UNTIL_CALLS = 12  # this many answers pass 1,024 bytes by themselves
 
@@ -68,15 +71,17 @@ class _Batch:
 class Session:
     """An open, greeted session. Made by ``open_session``."""
 
-    def __init__(self, address: ServerAddress, stream: Stream) -> None:
+    def __init__(self, address: ServerAddress, connection: Connection) -> None:
         self.address = address
         self.name = address.name
+        self.identity = connection.identity
+        self.network = connection.network
         self.version = methods.ServerVersion("", "")
         self.tip_height = 0
         self.tip_raw = b""
         self.latency_ms: float | None = None
         self.failure: SourceError | None = None
-        self._stream = stream
+        self._stream = connection.stream
         self._protocol = ElectrumProtocol()
         self._window = Window()
         self._queue: dict[bool, deque[tuple[_Waiter, int]]] = {True: deque(), False: deque()}
@@ -85,6 +90,8 @@ class Session:
         self._is_closed = False
         self._bell = trio.Event()
         self._sent_at = trio.current_time()
+        self._minute_began = trio.current_time()
+        self._notified_before = 0
         self._scope = trio.CancelScope()
         self._take: Callable[[Notification], None] = lambda _: None
 
@@ -213,12 +220,21 @@ class Session:
                     return
                 for message in self._protocol.receive(bytes(data)):
                     self._dispatch(message)
+                self._check_flood()
             except SourceMisbehavedError as error:
                 self.fail(error)
                 return
             except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
                 self.fail(SourceUnavailableError(trouble_of(error)))
                 return
+
+    def _check_flood(self) -> None:
+        """End a link on which notices never stop: answers are bounded by what was asked, notices by this."""
+        now = trio.current_time()
+        if now - self._minute_began > 60.0:
+            self._minute_began, self._notified_before = now, self._protocol.notified_bytes
+        if self._protocol.notified_bytes - self._notified_before > MAX_NOTIFIED_BYTES_A_MINUTE:
+            raise ProtocolError(f"more than {MAX_NOTIFIED_BYTES_A_MINUTE} bytes of notices within a minute")
 
     def _dispatch(self, message: Answer | Refusal | Notification) -> None:
         if isinstance(message, Notification):
@@ -309,15 +325,18 @@ class Session:
 
 @asynccontextmanager
 async def open_session(
-    address: ServerAddress, network: Network, contexts: TlsContexts, *, lowest_tip: int = 0
+    address: ServerAddress, network: Network, connector: Connector, known: Identity, *, lowest_tip: int = 0
 ) -> AsyncIterator[Session]:
     """Connect, greet, and yield a running session; close it in the end.
+
+    Args:
+        known: who the server was before; it must be the same.
 
     Raises:
         SourceError: whatever ended the session, also while the body ran.
     """
-    stream = await connect(address, contexts)
-    session = Session(address, stream)
+    connection = await connector.connect(address, known)
+    session = Session(address, connection)
     try:
         async with trio.open_nursery() as nursery:
             session._scope = nursery.cancel_scope
@@ -330,6 +349,6 @@ async def open_session(
             nursery.cancel_scope.cancel()
     finally:
         session.close()
-        await trio.aclose_forcefully(stream)
+        await trio.aclose_forcefully(connection.stream)
     if session.failure is not None:
         raise session.failure

@@ -1,13 +1,14 @@
-"""The shell: joins pool, session and book into a ``ChainSource``.
+"""The shell: joins pool, sessions and their books into a ``ChainSource``.
 
-One task subscribes what waits, workers fetch what changed, one task watches deadlines, one sweeps: each is a loop of
-*ask the book what it needs, fetch it, give it back*.
+Every connected server is served at the same time. Each watch lives on ``redundancy`` of them, chosen by a stable
+hash of server and script, so that no server need see all addresses and a reconnect moves none. What one server shows is
+shared knowledge; who says less keeps a view of its own until it catches up or is judged.
 """
 
 import contextlib
+import hashlib
 import math
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import TypeVar
@@ -19,138 +20,157 @@ from lightipn.bitcoin.hashes import ScriptHash, Txid
 from lightipn.chain.history import UNKNOWN, Status
 from lightipn.chain.source import (
     MerkleBranch,
-    ScriptHashChanged,
+    Misbehaviour,
+    RawTransaction,
     ServerState,
     SourceLost,
-    TipChanged,
     Update,
     WatchStatistics,
 )
 from lightipn.electrum import methods
 from lightipn.electrum.pool import ServerPool
-from lightipn.electrum.protocol import Answer, Call, Notification, Refusal
+from lightipn.electrum.serving import Serving
 from lightipn.electrum.session import Session
-from lightipn.electrum.subscriptions import Changed, Fetch, SubscribeBatch, SubscriptionBook
-from lightipn.electrum.window import MAX_BATCH, MAX_IN_FLIGHT
+from lightipn.electrum.window import MAX_BATCH
 from lightipn.errors import ProtocolError, SourceError, SourceRefusedError, SourceUnavailableError
 
 T = TypeVar("T")
 
-FETCH_WORKERS = 64
 UPDATES_BUFFER = 256
 NO_SERVER_WAIT_S = 10.0
-PUSH_OUT_PAUSES_S = (0.0, 0.03, 0.1, 0.3)
-REFUSED_SUBSCRIBE_PAUSE_S = 5.0
-REFUSED_HISTORY_PAUSE_S = 60.0
-# Errors that speak of the server's state and not of what was asked: excessive use and busy (ElectrumX), flood and
-# limits (Fulcrum), index not available yet (electrs). Any other refusal concerns that one script.
-SERVER_TROUBLE_CODES = frozenset({-101, -102, 3, 4, -32603})
+# A server that takes longer than this is left to answer, and the next one asked as well.
+HEDGE_S = 2.0
 
 log = structlog.get_logger("electrum")
-
-
-class _Serving:
-    """One session in use: its book, and the doorbells of its loops."""
-
-    def __init__(self, session: Session, book: SubscriptionBook) -> None:
-        self.session = session
-        self.book = book
-        self.fetches, self.to_fetch = trio.open_memory_channel[Fetch](math.inf)  # at most one a scripthash waits
-        self.started_at: float | None = trio.current_time()  # None once all watches were subscribed
-        self.subscribed = 0
-        self.tip_bell = trio.Event()
-        self.to_unsubscribe: deque[ScriptHash] = deque()
-        self.unsubscribe_bell = trio.Event()
-        self.subscribe_bell = trio.Event()
-        self.deadline_bell = trio.Event()
-
-    def put(self, fetch: Fetch | None) -> None:
-        if fetch is not None:
-            self.fetches.send_nowait(fetch)
-
-    def ring(self) -> None:
-        self.subscribe_bell.set()
-        self.deadline_bell.set()
 
 
 class ElectrumSource:
     """A ``ChainSource`` over Electrum servers; ``run`` must be running for it to deliver.
 
     Args:
+        redundancy: on so many servers each scripthash is watched.
         sweep_interval_s: within this time every watch is asked again once, against lost notifications.
     """
 
-    def __init__(self, pool: ServerPool, *, sweep_interval_s: float) -> None:
+    def __init__(self, pool: ServerPool, *, redundancy: int, sweep_interval_s: float) -> None:
         self._pool = pool
+        self._redundancy = redundancy
         self._sweep_interval_s = sweep_interval_s
         self._known: dict[ScriptHash, Status | None] = {}
-        self._serving: _Serving | None = None
+        self._servings: dict[str, Serving] = {}
         self._connected = trio.Event()
         self._lost_at = trio.current_time()
         self._send_update, self._updates = trio.open_memory_channel[Update](UPDATES_BUFFER)
 
     async def run(self) -> None:
         """Connect, serve and reconnect for ever."""
-        await self._pool.run(self._serve)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._pool.run, self._serve)
+            nursery.start_soon(self._cross_check)
 
     @property
     def servers_changed(self) -> trio.Event:
         """An event that is set when ``servers`` has news; take a new one each time."""
         return self._pool.changed
 
-    # --- the interface ---
+    # --- watches ---
 
     def watch(self, scripthash: ScriptHash, known_status: Status | None) -> None:
         """Register a scripthash with what of it has been absorbed; one that is registered stays as it is."""
         if scripthash in self._known:
             return
         self._known[scripthash] = known_status
-        if self._serving is not None:
-            self._serving.book.watch([scripthash], since=trio.current_time())
-            self._serving.ring()
-
-    def absorbed(self, scripthash: ScriptHash, status: Status | None) -> None:
-        """Tell that a history was worked in; of a scripthash that is watched no more nothing happens."""
-        if scripthash not in self._known:
-            return
-        self._known[scripthash] = status
-        if self._serving is not None:
-            self._serving.put(self._serving.book.absorbed(scripthash))
+        for serving in self._assigned(scripthash):
+            serving.book.watch([scripthash], since=trio.current_time())
+            serving.ring()
 
     def watch_all(self, watches: Sequence[tuple[ScriptHash, Status | None]]) -> None:
         """Register many scripthashes with what has been absorbed of each, before the first server is connected."""
         self._known.update(watches)
 
     def unwatch(self, scripthash: ScriptHash) -> None:
-        """Forget a scripthash, here and at the server."""
+        """Forget a scripthash, here and at the servers."""
         is_known = scripthash in self._known
         self._known.pop(scripthash, None)
-        serving = self._serving
-        if serving is not None:
+        for serving in self._servings.values():
             serving.book.unwatch(scripthash)
             if is_known:
-                serving.to_unsubscribe.append(scripthash)
-                serving.unsubscribe_bell.set()
+                serving.unsubscribe(scripthash)
 
-    def recheck(self, scripthash: ScriptHash, *, after_s: float) -> None:
-        """Fetch the history again after a while, whatever was known."""
+    def absorbed(self, scripthash: ScriptHash, status: Status | None, *, server: str, is_news: bool) -> None:
+        """Tell that a server's history was worked in; of a scripthash that is watched no more nothing happens."""
         if scripthash not in self._known:
             return
-        self._known[scripthash] = UNKNOWN
-        if self._serving is not None:
-            self._serving.put(self._serving.book.absorbed(scripthash))
-            self._serving.book.recheck(scripthash, at=trio.current_time() + after_s)
-            self._serving.ring()
+        before = self._known[scripthash]
+        others = [other for name, other in self._servings.items() if name != server and other.is_assigned(scripthash)]
+        # Where no other server stands by the shared status any more, it is of no use to anybody.
+        is_shared = is_news or before == UNKNOWN or all(other.book.has_view(scripthash) for other in others)
+        serving = self._servings.get(server)
+        if is_shared and before != status:
+            self._known[scripthash] = status
+            for other in others:
+                other.book.left_behind(scripthash, before, now=trio.current_time())
+                other.ring()
+        if serving is None:
+            return
+        if is_shared or before == status:
+            serving.book.forget_view(scripthash)
+        else:
+            serving.book.see_differently(scripthash, status)
+        serving.put(serving.book.absorbed(scripthash))
+
+    def recheck(self, scripthash: ScriptHash, *, after_s: float, server: str = "") -> None:
+        """Fetch the history again after a while, whatever was known; from one server if it is named, else from all."""
+        if scripthash not in self._known:
+            return
+        if not server:
+            self._known[scripthash] = UNKNOWN
+        for serving in self._servings.values():
+            if server and serving.name != server:
+                continue
+            if server:
+                serving.book.see_differently(scripthash, UNKNOWN)
+            elif serving.is_assigned(scripthash):
+                serving.book.forget_view(scripthash)
+            else:
+                continue
+            serving.put(serving.book.absorbed(scripthash))
+            serving.book.recheck(scripthash, at=trio.current_time() + after_s)
+            serving.ring()
 
     async def updates(self) -> AsyncIterator[Update]:
         """Yield what changed, for ever."""
         async for update in self._updates:
             yield update
 
-    def report(self, server: str, misbehaviour: str, raw: bytes = b"") -> None:
-        """Drop a server that was caught."""
-        log.warning("electrum.server_misbehaved", server=server, misbehaviour=misbehaviour, raw=raw[:40].hex())
-        self._pool.report(server, misbehaviour)
+    def _assigned(self, scripthash: ScriptHash) -> list[Serving]:
+        return [serving for serving in self._servings.values() if serving.is_assigned(scripthash)]
+
+    def _is_assigned(self, name: str, scripthash: ScriptHash) -> bool:
+        """Tell whether a scripthash is a server's to watch: it is among the first by a hash that never changes."""
+        if len(self._servings) <= self._redundancy:
+            return True
+        own = _rank(name, scripthash)
+        better = sum(_rank(other, scripthash) < own for other in self._servings if other != name)
+        return better < self._redundancy
+
+    # --- servers ---
+
+    def report(self, found: Misbehaviour) -> None:
+        """Drop and ban a server that lied."""
+        self._pool.report(found)
+
+    def demote(self, server: str, reason: str) -> None:
+        """Replace a server that is of no use now."""
+        self._pool.demote(server, reason)
+
+    def connected(self) -> Sequence[str]:
+        """Return the names of the servers that can be asked now."""
+        return list(self._servings)
+
+    def voices(self) -> int:
+        """Return how many servers are connected, or may be within moments."""
+        return self._pool.voices()
 
     def servers(self) -> Sequence[ServerState]:
         """Return the state of every server that was tried."""
@@ -159,249 +179,180 @@ class ElectrumSource:
     def statistics(self) -> WatchStatistics:
         """Return how many scripthashes are subscribed, and for how long the others have been waiting."""
         total, now = len(self._known), trio.current_time()
-        if self._serving is None:
+        if not self._servings:
             return WatchStatistics(total=total, subscribed=0, quarantined=0, oldest_gap_s=now - self._lost_at)
-        book = self._serving.book
-        since = book.oldest_gap_since()
+        books = [serving.book for serving in self._servings.values()]
+        # Where each server watches all, the one that is furthest counts; where they share, all must be done.
+        pick = min if len(books) <= self._redundancy else max
+        gaps = [now - since if since is not None else 0.0 for since in (book.oldest_gap_since() for book in books)]
+        set_aside = {scripthash for book in books for scripthash in book.quarantined}
+        quarantined = sum(
+            all(scripthash in serving.book.quarantined for serving in self._assigned(scripthash))
+            for scripthash in set_aside
+        )
         return WatchStatistics(
             total=total,
-            subscribed=max(0, total - book.unsubscribed_count()),
-            quarantined=len(book.quarantined),
-            oldest_gap_s=0.0 if since is None else now - since,
+            subscribed=max(0, total - pick(book.unsubscribed_count() for book in books)),
+            quarantined=quarantined,
+            oldest_gap_s=pick(gaps),
         )
+
+    # --- questions ---
 
     async def fetch_headers(
         self, start: int, count: int, *, server: str = "", avoid: AbstractSet[str] = frozenset()
     ) -> list[bytes]:
         """Return up to ``count`` consecutive raw headers."""
-        session = await self._wait_session(avoid)
-        if server and session.name != server:
-            raise SourceUnavailableError("the server to ask is gone", source=server)
+        session = (await self._wait_servings(server, avoid))[0].session
         headers: list[bytes] = []
         while len(headers) < count:
             wanted = min(count - len(headers), methods.MAX_HEADERS)
             answer = await session.call(methods.headers_call(start + len(headers), wanted))
-            page = self._decoded(session, partial(methods.decode_headers, answer, most=wanted))
+            page = _decoded(session, partial(methods.decode_headers, answer, most=wanted))
             headers.extend(page)
             if len(page) < wanted:
                 break
         return headers
 
     async def fetch_merkle_branch(
-        self, txid: Txid, height: int, *, avoid: AbstractSet[str] = frozenset()
+        self, txid: Txid, height: int, *, prefer: str = "", avoid: AbstractSet[str] = frozenset()
     ) -> MerkleBranch:
         """Return what is claimed to prove ``txid`` in the block at ``height``."""
-        session = await self._wait_session(avoid)
-        answer = await session.call(methods.merkle_call(txid, height))
-        return self._decoded(session, lambda: methods.decode_merkle_branch(answer))
 
-    async def fetch_transaction(self, txid: Txid, *, avoid: AbstractSet[str] = frozenset()) -> bytes:
+        async def ask(session: Session) -> MerkleBranch:
+            answer = await session.call(methods.merkle_call(txid, height))
+            return _decoded(session, lambda: methods.decode_merkle_branch(answer, server=session.name))
+
+        return await self._ask_in_turn(ask, "", prefer, avoid)
+
+    async def fetch_transaction(
+        self, txid: Txid, *, server: str = "", prefer: str = "", avoid: AbstractSet[str] = frozenset()
+    ) -> RawTransaction:
         """Return raw bytes, which the caller hashes."""
-        session = await self._wait_session(avoid)
-        answer = await session.call(methods.transaction_call(txid))
-        return self._decoded(session, lambda: methods.decode_transaction(answer))
 
-    def _decoded(self, session: Session, decode: Callable[[], T]) -> T:
-        """Decode an answer; a wrong shape ends the session as well."""
-        try:
-            return decode()
-        except ProtocolError as error:
-            session.fail(error)
-            raise
+        async def ask(session: Session) -> RawTransaction:
+            answer = await session.call(methods.transaction_call(txid))
+            return RawTransaction(session.name, _decoded(session, lambda: methods.decode_transaction(answer)))
 
-    async def _wait_session(self, avoid: AbstractSet[str]) -> Session:
+        return await self._ask_in_turn(ask, server, prefer, avoid)
+
+    async def _ask_in_turn(
+        self, ask: Callable[[Session], Awaitable[T]], server: str, prefer: str, avoid: AbstractSet[str]
+    ) -> T:
+        """Ask one server after the other, the next one when one fails or takes long, and return the first answer."""
+        servings = await self._wait_servings(server, avoid)
+        servings.sort(key=lambda serving: serving.name != prefer)
+        answers: list[T] = []
+        errors: list[SourceError] = []
+
+        async def ask_one(serving: Serving, finished: trio.Event, scope: trio.CancelScope) -> None:
+            try:
+                answers.append(await ask(serving.session))
+                scope.cancel()
+            except SourceError as error:
+                errors.append(error)
+            finished.set()
+
+        async with trio.open_nursery() as nursery:
+            for place, serving in enumerate(servings):
+                finished = trio.Event()
+                nursery.start_soon(ask_one, serving, finished, nursery.cancel_scope)
+                with trio.move_on_after(HEDGE_S if place + 1 < len(servings) else math.inf):
+                    await finished.wait()
+        if answers:
+            return answers[0]
+        # a refusal says more than a broken link
+        raise next((error for error in errors if isinstance(error, SourceRefusedError)), errors[0])
+
+    async def _wait_servings(self, server: str, avoid: AbstractSet[str]) -> list[Serving]:
         with trio.move_on_after(NO_SERVER_WAIT_S):
-            while self._serving is None:
+            while not self._servings:
                 await self._connected.wait()
-        serving = self._serving
-        if serving is None or serving.session.name in avoid:
-            raise SourceUnavailableError("no server to ask")
-        return serving.session
+        found = [
+            serving for name, serving in self._servings.items() if name not in avoid and (not server or name == server)
+        ]
+        if not found:
+            raise SourceUnavailableError("the server to ask is gone" if server else "no server to ask", source=server)
+        return found
 
-    # --- one session ---
+    # --- sessions ---
 
     async def _serve(self, session: Session) -> None:
-        book = SubscriptionBook(self._known, now=self._lost_at)
-        book.tip_height = session.tip_height
-        serving = _Serving(session, book)
-        session.take_notifications(lambda notification: self._take(serving, notification))
-        self._serving = serving
+        serving = Serving(
+            session,
+            self._known,
+            is_assigned=partial(self._is_assigned, session.name),
+            updates=self._send_update,
+            tell_changed=self._pool.tell_changed,
+            gap_since=trio.current_time() if self._servings else self._lost_at,
+            sweep_interval_s=self._sweep_interval_s,
+        )
+        before = self._shares()
+        self._servings[session.name] = serving
+        self._move_watches(before)
         self._connected.set()
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._tell_tip, serving)
-                nursery.start_soon(self._subscribe, serving)
-                nursery.start_soon(self._unsubscribe, serving)
-                nursery.start_soon(self._watch_deadlines, serving)
-                nursery.start_soon(self._sweep, serving)
-                for _ in range(FETCH_WORKERS):
-                    nursery.start_soon(self._fetch, serving)
+            await serving.run()
         finally:
-            self._serving = None
-            self._connected = trio.Event()
-            self._lost_at = trio.current_time()
+            before = self._shares()
+            del self._servings[session.name]
+            self._move_watches(before)
+            if not self._servings:
+                self._connected = trio.Event()
+                self._lost_at = trio.current_time()
             # News, not evidence: a reader so slow that the buffer is full has lost nothing that matters.
             with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):
                 self._send_update.send_nowait(SourceLost(server=session.name))
 
-    def _take(self, serving: _Serving, notification: Notification) -> None:
-        """Write a notification into the book."""
-        if notification.method == "blockchain.headers.subscribe":
-            serving.book.tip_height = serving.session.tip_height
-            serving.tip_bell.set()
-            self._pool.tell_changed()
-        elif notification.method == "blockchain.scripthash.subscribe":
-            scripthash, status = methods.decode_status_notification(notification.params)
-            serving.put(serving.book.notified(scripthash, status, now=trio.current_time()))
+    def _shares(self) -> tuple[str, ...]:
+        return tuple(self._servings)
 
-    async def _tell_tip(self, serving: _Serving) -> None:
-        session = serving.session
-        while True:
-            serving.tip_bell = trio.Event()
-            await self._send_update.send(
-                TipChanged(server=session.name, height=session.tip_height, raw_header=session.tip_raw)
-            )
-            if session.version.delays_short_answers:
-                try:
-                    await self._push_out(serving)
-                except SourceError:
-                    return  # the session has ended
-            await serving.tip_bell.wait()
-
-    async def _push_out(self, serving: _Serving) -> None:
-        """Have the server send what it holds back: the scripthash notices that belong to a header notice.
-
-        They are made a little after the header's, and then held for a second unless a long answer pushes them out. How
-        much after depends on the server's load, so it is asked a few times.
-        """
-        for pause_s in PUSH_OUT_PAUSES_S:
-            with trio.move_on_after(pause_s):
-                await serving.tip_bell.wait()
-                return  # the next header brings its own
-            await serving.session.call_all([Call("server.ping")], is_urgent=True)
-
-    async def _subscribe(self, serving: _Serving) -> None:
-        slots = trio.Semaphore(MAX_IN_FLIGHT)
-        async with trio.open_nursery() as nursery:
-            while True:
-                serving.subscribe_bell = trio.Event()
-                batch = serving.book.take_subscribes(MAX_BATCH)
-                if batch is None:
-                    await serving.subscribe_bell.wait()
-                    continue
-                await slots.acquire()
-                nursery.start_soon(self._subscribe_batch, serving, batch, slots)
-
-    async def _subscribe_batch(self, serving: _Serving, batch: SubscribeBatch, slots: trio.Semaphore) -> None:
-        session = serving.session
-        try:
-            answers = await session.call_all([methods.subscribe_call(sh) for sh in batch.scripthashes])
-            statuses = {
-                scripthash: methods.decode_status(answer.result)
-                for scripthash, answer in zip(batch.scripthashes, answers, strict=True)
-                if isinstance(answer, Answer)
-            }
-        except SourceError as error:
-            session.fail(error)
+    def _move_watches(self, before: Sequence[str]) -> None:
+        """Have servers take over, and give up, what is theirs now that one came or went."""
+        if max(len(before), len(self._servings)) <= self._redundancy:
             return
-        refusals = {
-            scripthash: answer.code
-            for scripthash, answer in zip(batch.scripthashes, answers, strict=True)
-            if isinstance(answer, Refusal)
-        }
-        for scripthash, code in refusals.items():
-            if code not in SERVER_TROUBLE_CODES:
-                self._quarantine(serving, scripthash)
-        for fetch in serving.book.answered(batch, statuses, now=trio.current_time()):
-            serving.put(fetch)
-        serving.subscribed += len(statuses)
-        if serving.started_at is not None and not serving.book.unsubscribed_count():
-            elapsed_s = trio.current_time() - serving.started_at
-            serving.started_at = None
-            log.info(
-                "electrum.watches_subscribed",
-                server=session.name,
-                count=serving.subscribed,
-                elapsed_s=round(elapsed_s, 3),
-            )
-        if refusals:
-            codes = sorted(set(refusals.values()))
-            log.warning("electrum.subscriptions_refused", server=session.name, count=len(refusals), codes=codes)
-        if SERVER_TROUBLE_CODES.intersection(refusals.values()):
-            session.ask_less()
-            await trio.sleep(REFUSED_SUBSCRIBE_PAUSE_S)  # this one's slot stays taken meanwhile
+        now = trio.current_time()
+        for name in set(before).intersection(self._servings):
+            serving = self._servings[name]
+            gained: list[ScriptHash] = []
+            lost: list[ScriptHash] = []
+            for scripthash in self._known:
+                own = _rank(name, scripthash)
+                was = sum(_rank(other, scripthash) < own for other in before if other != name) < self._redundancy
+                if was != serving.is_assigned(scripthash):
+                    (lost if was else gained).append(scripthash)
+            serving.book.watch(gained, since=now)
+            for scripthash in lost:
+                serving.book.unwatch(scripthash)
+                serving.unsubscribe(scripthash)
             serving.ring()
-        slots.release()
 
-    async def _unsubscribe(self, serving: _Serving) -> None:
-        """Free what is watched no more: servers limit the subscriptions of an address."""
+    async def _cross_check(self) -> None:
+        """Within each interval ask, of every scripthash, one server that does not watch it: nobody can be left out."""
+        turn = 0
         while True:
-            serving.unsubscribe_bell = trio.Event()
-            while serving.to_unsubscribe:
-                count = min(MAX_BATCH, len(serving.to_unsubscribe))
-                page = [serving.to_unsubscribe.popleft() for _ in range(count)]
-                gone = [scripthash for scripthash in page if scripthash not in self._known]  # else added again since
-                try:
-                    # Servers below protocol 1.4.2 refuse the method; then there is nothing to free.
-                    await serving.session.call_all([methods.unsubscribe_call(scripthash) for scripthash in gone])
-                except SourceError:
-                    return  # the session has ended
-                back = [scripthash for scripthash in gone if scripthash in self._known]
-                serving.book.watch(back, since=trio.current_time())
-                serving.ring()
-            await serving.unsubscribe_bell.wait()
+            await trio.sleep(self._sweep_interval_s)
+            turn += 1
+            if len(self._servings) <= self._redundancy:
+                continue
+            for at, scripthash in enumerate(list(self._known)):
+                idle = [serving for serving in self._servings.values() if not serving.is_assigned(scripthash)]
+                if idle:
+                    serving = idle[turn % len(idle)]
+                    serving.book.watch([scripthash], since=None)
+                    serving.ring()
+                if at % MAX_BATCH == 0:
+                    await trio.lowlevel.checkpoint()
 
-    async def _fetch(self, serving: _Serving) -> None:
-        async for fetch in serving.to_fetch:
-            try:
-                await self._fetch_one(serving, fetch)
-            except SourceRefusedError as error:
-                # Too large for the server, or its index is busy: set aside, and asked again in a while.
-                log.warning("electrum.history_refused", server=serving.session.name, code=error.code)
-                self._quarantine(serving, fetch.scripthash)
-            except SourceError as error:
-                serving.session.fail(error)
-                return
 
-    def _quarantine(self, serving: _Serving, scripthash: ScriptHash) -> None:
-        serving.book.quarantine(scripthash)
-        serving.book.recheck(scripthash, at=trio.current_time() + REFUSED_HISTORY_PAUSE_S)
-        serving.deadline_bell.set()
+def _rank(name: str, scripthash: ScriptHash) -> bytes:
+    return hashlib.blake2b(scripthash, key=name.encode()[:64], digest_size=8).digest()
 
-    async def _fetch_one(self, serving: _Serving, fetch: Fetch) -> None:
-        history = fetch.history
-        if history is None:
-            history = methods.decode_history(await serving.session.call(methods.history_call(fetch.scripthash)))
-        outcome = serving.book.fetched(fetch, history, now=trio.current_time())
-        match outcome:
-            case Changed(scripthash, status, history):
-                await self._send_update.send(
-                    ScriptHashChanged(
-                        server=serving.session.name, scripthash=scripthash, status=status, history=history
-                    )
-                )
-            case Fetch():
-                serving.put(outcome)
-            case None:
-                serving.deadline_bell.set()
 
-    async def _watch_deadlines(self, serving: _Serving) -> None:
-        while True:
-            serving.deadline_bell = trio.Event()
-            deadline = serving.book.next_deadline()
-            with trio.move_on_at(math.inf if deadline is None else deadline):
-                await serving.deadline_bell.wait()
-            for fetch in serving.book.due(now=trio.current_time()):
-                serving.put(fetch)
-            serving.subscribe_bell.set()
-
-    async def _sweep(self, serving: _Serving) -> None:
-        """Ask for every status again within the interval, spread out: a lost notification is found by it."""
-        while True:
-            await trio.sleep(self._sweep_interval_s / 2)
-            scripthashes = serving.book.sweep()
-            pages = [scripthashes[at : at + MAX_BATCH] for at in range(0, len(scripthashes), MAX_BATCH)]
-            for page in pages:
-                serving.book.watch(page, since=None)
-                serving.subscribe_bell.set()
-                await trio.sleep(self._sweep_interval_s / 2 / len(pages))
+def _decoded(session: Session, decode: Callable[[], T]) -> T:
+    """Decode an answer; a wrong shape ends the session as well."""
+    try:
+        return decode()
+    except ProtocolError as error:
+        session.fail(error)
+        raise

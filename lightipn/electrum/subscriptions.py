@@ -1,8 +1,12 @@
 """The book of one session's subscriptions (sans-IO).
 
-For each scripthash two statuses matter: the one that was *absorbed* (``known``, shared by all sessions, kept by the
-source) and the one this server *announced*. While they differ there is a *doubt*, and only then does the book hold an
-object for the scripthash: a hundred thousand quiet watches are one dictionary of statuses.
+For each scripthash two statuses matter: the one that was *absorbed* and the one this server *announced*. While they
+differ there is a *doubt*, and only then does the book hold an object for the scripthash: a hundred thousand quiet
+watches are one dictionary of absorbed statuses (``known``), which all sessions share.
+
+Servers may disagree. A server whose last absorbed status is not the shared one has a *view* of its own in this book: it
+has yet to announce what another one did, or hides something, or orders its mempool in another way. Once the view is
+``DISAGREEMENT_S`` old, it is asked again, and its history handed over: somebody can judge then what it leaves out.
 
     announce ──► Fetch ──► fetched ──► Changed ──► (verified, committed) ──► absorb
                    ▲          │ does not hash to the status: a race, or a lie
@@ -13,26 +17,29 @@ Laws, each a test:
 (b) a history that answers an older status is dropped, not judged; the newer status is fetched;
 (c) a status equal to the absorbed one ends any doubt;
 (d) a doubt has at most one deadline;
-(e) a history that does not hash to the announced status is first a race: wait for the next status until the deadline,
-    fetch once more, and only then blame the server;
+(e) a history that does not hash to the announced status is first a race: wait for the next status until the deadline;
+    then it may be a lost notice: ask for the status and the history once more, and only then blame the server;
 (f) a (scripthash, status) is fetched once while nothing contradicts it;
 (g) if moving the mempool entries of the last history to the tip gives the announced status, nothing is fetched.
 The caller must: send what ``take_subscribes`` gives and hand the answers to ``answered``; fetch every ``Fetch`` it is
-given and hand the history to ``fetched``; call ``due`` when ``next_deadline`` has come.
+given and hand the history to ``fetched``; call ``due`` when ``next_deadline`` has come, and take the subscribes again.
 """
 
 import enum
+import math
 from collections import deque
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from lightipn.bitcoin.hashes import ScriptHash
-from lightipn.chain.history import History, Status, check_history, status_of
+from lightipn.chain.history import UNKNOWN, History, Status, check_history, status_of
 from lightipn.errors import HistoryError
 
 # How long a server may take to announce the status that belongs to a history it already showed. ElectrumX with its
 # defaults polls its node every 5 s, and trails a scripthash notice by up to a second.
 STALENESS_S = 15.0
+# How long a server may take to announce what another one did before it is asked what it has.
+DISAGREEMENT_S = 60.0
 # Histories with mempool entries are kept for law (g); more than this many entries are not worth their memory.
 MAX_KEPT_HISTORY = 50
 
@@ -58,7 +65,8 @@ class Changed:
 class _Stage(enum.Enum):
     FETCHING = "a fetch for the announced status is under way"
     MISMATCHED = "the history did not hash to the status; waiting for the next one"
-    LAST_FETCH = "the deadline has come, and the history is fetched once more"
+    ASKED_AGAIN = "the deadline has come, and the status is asked for once more"
+    LAST_FETCH = "the history is fetched once more, too"
     TOLD = "given to the caller, who has not absorbed it yet"
 
 
@@ -68,6 +76,18 @@ class _Doubt:
     fetch: Fetch
     stage: _Stage
     deadline: float | None = None
+
+
+@dataclass(slots=True)
+class _View:
+    """What was absorbed of this server, where that is not the shared status.
+
+    Args:
+        judge_at: when its history is handed over again; infinite once that was done.
+    """
+
+    status: Status | None
+    judge_at: float
 
 
 @dataclass(slots=True, eq=False)
@@ -88,12 +108,21 @@ class SubscriptionBook:
     """One session's book.
 
     Args:
-        known: scripthash → absorbed status, shared with the source; the keys are what is watched.
+        known: scripthash → absorbed status, shared by all books; the keys are what is watched.
+        is_assigned: tells whether a scripthash is this server's to watch.
         now: seconds on the caller's monotonic clock.
     """
 
-    def __init__(self, known: MutableMapping[ScriptHash, Status | None], *, now: float) -> None:
+    def __init__(
+        self,
+        known: Mapping[ScriptHash, Status | None],
+        *,
+        now: float,
+        is_assigned: Callable[[ScriptHash], bool] = lambda _: True,
+    ) -> None:
         self._known = known
+        self._is_assigned = is_assigned
+        self._views: dict[ScriptHash, _View] = {}
         self._doubts: dict[ScriptHash, _Doubt] = {}
         self._kept: dict[ScriptHash, History] = {}
         self._waiting: deque[tuple[float | None, deque[ScriptHash]]] = deque()
@@ -101,8 +130,9 @@ class SubscriptionBook:
         self._rechecks: dict[ScriptHash, float] = {}
         self.quarantined: set[ScriptHash] = set()
         self.tip_height = 0
-        if known:
-            self._waiting.append((now, deque(known)))
+        mine = deque(scripthash for scripthash in known if is_assigned(scripthash))
+        if mine:
+            self._waiting.append((now, mine))
 
     # --- subscribing ---
 
@@ -174,9 +204,15 @@ class SubscriptionBook:
         if doubt is not None and doubt.stage is _Stage.TOLD:
             doubt.announced = status  # decided when the caller has absorbed what it was told
             return None
-        if status == self._known[scripthash]:  # law (c)
+        if status == self._known[scripthash]:
+            self._views.pop(scripthash, None)
+        if status == self._absorbed_status(scripthash):  # law (c)
             self._doubts.pop(scripthash, None)
             return None
+        if doubt is not None and doubt.stage is _Stage.ASKED_AGAIN:
+            doubt.announced, doubt.stage = status, _Stage.LAST_FETCH
+            doubt.fetch = Fetch(scripthash, status, () if status is None else None)
+            return doubt.fetch
         if doubt is not None:
             is_same = doubt.announced == status
             doubt.announced = status
@@ -185,6 +221,11 @@ class SubscriptionBook:
             if doubt.stage is not _Stage.MISMATCHED:
                 return None  # laws (b), (f): decided when the fetch under way, or the absorption, has ended
         return self._fetch(scripthash, status)
+
+    def _absorbed_status(self, scripthash: ScriptHash) -> Status | None:
+        """Return what has been absorbed of this server's announcements."""
+        view = self._views.get(scripthash)
+        return self._known.get(scripthash) if view is None else view.status
 
     def _fetch(self, scripthash: ScriptHash, status: Status | None) -> Fetch:
         history = () if status is None else self._moved_to_tip(scripthash, status)
@@ -239,17 +280,47 @@ class SubscriptionBook:
             self._kept.pop(scripthash, None)
 
     def absorbed(self, scripthash: ScriptHash) -> Fetch | None:
-        """Learn that ``known`` was brought up to date for a scripthash."""
+        """Learn that what this server told was worked in, and ``known`` or its view brought up to date."""
         doubt = self._doubts.get(scripthash)
         if doubt is None or doubt.stage is not _Stage.TOLD:
             return None
-        if doubt.announced == self._known.get(scripthash):
+        if doubt.announced == self._absorbed_status(scripthash):
             del self._doubts[scripthash]
             return None
         if doubt.announced == doubt.fetch.status:
             del self._doubts[scripthash]  # not absorbed, but given up for now: a recheck follows
             return None
         return self._fetch(scripthash, doubt.announced)
+
+    def see_differently(self, scripthash: ScriptHash, status: Status | None, *, judge_at: float = math.inf) -> None:
+        """Remember a view of this server's own: ``known`` is, or will be, another server's."""
+        if self._is_assigned(scripthash) and scripthash in self._known:
+            self._views[scripthash] = _View(status, judge_at)
+
+    def left_behind(self, scripthash: ScriptHash, before: Status | None, *, now: float) -> None:
+        """Learn that another server's announcement replaced ``before`` as the shared status."""
+        view = self._views.get(scripthash)
+        self.see_differently(scripthash, before if view is None else view.status, judge_at=now + DISAGREEMENT_S)
+        self.agree(scripthash)
+
+    def agree(self, scripthash: ScriptHash) -> None:
+        """Forget the view, and any doubt, where the shared status has become this server's."""
+        view = self._views.get(scripthash)
+        if view is not None and view.status == self._known.get(scripthash):
+            del self._views[scripthash]
+        doubt = self._doubts.get(scripthash)
+        if doubt is None or doubt.stage is _Stage.TOLD or doubt.announced != self._known.get(scripthash):
+            return
+        del self._doubts[scripthash]  # law (c): another server was quicker with the same history
+        self._views.pop(scripthash, None)
+
+    def has_view(self, scripthash: ScriptHash) -> bool:
+        """Tell whether this server's last absorbed status is not the shared one."""
+        return scripthash in self._views
+
+    def forget_view(self, scripthash: ScriptHash) -> None:
+        """Take the shared status for what was absorbed of this server."""
+        self._views.pop(scripthash, None)
 
     def quarantine(self, scripthash: ScriptHash) -> None:
         """Set a scripthash aside whose history the server refuses, until a recheck or the next sweep."""
@@ -258,7 +329,7 @@ class SubscriptionBook:
 
     def unwatch(self, scripthash: ScriptHash) -> None:
         """Forget a scripthash that ``known`` holds no more."""
-        for table in (self._doubts, self._kept, self._rechecks):
+        for table in (self._doubts, self._kept, self._rechecks, self._views):
             table.pop(scripthash, None)
         self.quarantined.discard(scripthash)
 
@@ -271,25 +342,28 @@ class SubscriptionBook:
     def next_deadline(self) -> float | None:
         """Return when ``due`` has something to do; None if never."""
         times = [doubt.deadline for doubt in self._doubts.values() if doubt.deadline is not None]
+        times += [view.judge_at for view in self._views.values() if view.judge_at < math.inf]
         return min([*times, *self._rechecks.values()], default=None)
 
-    def due(self, *, now: float) -> list[Fetch]:
-        """Return the last fetches of doubts whose deadline has come, and queue the rechecks that are due."""
+    def due(self, *, now: float) -> None:
+        """Queue what must be asked again now."""
         ready = [scripthash for scripthash, at in self._rechecks.items() if at <= now]
         for scripthash in ready:
             del self._rechecks[scripthash]
             self._doubts.pop(scripthash, None)
             self.quarantined.discard(scripthash)
-        self.watch((scripthash for scripthash in ready if scripthash in self._known), since=None)
-        fetches = []
+        for scripthash, view in self._views.items():
+            if view.judge_at <= now:
+                # Whatever it answers now is fetched and handed over, unless it is what the others say.
+                view.status, view.judge_at = UNKNOWN, math.inf
+                ready.append(scripthash)
         for scripthash, doubt in self._doubts.items():
             if doubt.deadline is not None and doubt.deadline <= now:
-                doubt.fetch = Fetch(scripthash, doubt.announced)
-                doubt.stage, doubt.deadline = _Stage.LAST_FETCH, None
-                fetches.append(doubt.fetch)
-        return fetches
+                doubt.stage, doubt.deadline = _Stage.ASKED_AGAIN, None
+                ready.append(scripthash)
+        self.watch((scripthash for scripthash in ready if scripthash in self._known), since=None)
 
     def sweep(self) -> list[ScriptHash]:
-        """Return all watched scripthashes, to be subscribed again bit by bit, and lift every quarantine."""
+        """Return all scripthashes of this server, to be subscribed again bit by bit, and lift every quarantine."""
         self.quarantined.clear()
-        return list(self._known)
+        return [scripthash for scripthash in self._known if self._is_assigned(scripthash)]

@@ -17,7 +17,13 @@ class Replaced:
     by_txid: Txid
 
 
-PaymentState = Confirmed | Unconfirmed | Replaced
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """Gone: no server knows it any more. It may come back."""
+
+
+PaymentState = Confirmed | Unconfirmed | Replaced | Dropped
+GONE = (Replaced, Dropped)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +92,7 @@ def totals_of(entries: Iterable[LedgerEntry], *, tip_height: int, confirmations:
     heights = []
     for entry in entries:
         deposit_sat = max(0, entry.net_sat)
-        if isinstance(entry.state, Replaced) or deposit_sat == 0:
+        if isinstance(entry.state, GONE) or deposit_sat == 0:
             continue
         if entry.is_coinbase and not isinstance(entry.state, Confirmed):
             continue  # mined coins exist in their block alone: a reorg that took it took them

@@ -2,6 +2,8 @@
 
     absorbed(payments, verified history)  ──►  LedgerDelta       what is new, where it is now, what replaced what
     reverted(entry)                       ──►  entry, event      its block left the chain
+    replaced(payments, txid, by)          ──►  LedgerDelta       one of its inputs was spent elsewhere
+    dropped(payments, txid)               ──►  LedgerDelta       no server knows it any more
 
 Laws (each a test): absorbing a history twice changes nothing the second time; the order in which histories arrive does
 not change the sums; a replaced payment and the one that replaced it change in one delta, so a total never flickers.
@@ -9,12 +11,13 @@ not change the sums; a replaced payment and the one that replaced it change in o
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import assert_never
 
 from lightipn.bitcoin.hashes import ScriptHash, Txid
 from lightipn.bitcoin.transaction import MAX_MONEY_SAT, Outpoint, Transaction
-from lightipn.chain.verifier import Confirmed, Unconfirmed, VerifiedHistory
-from lightipn.ledger.entries import LedgerEntry, PaymentState, Replaced, ScriptPayments
-from lightipn.ledger.events import EventKind, PaymentEvent, TrustLevel
+from lightipn.chain.verifier import Confirmed, Unconfirmed, VerifiedEntry, VerifiedHistory
+from lightipn.ledger.entries import Dropped, LedgerEntry, PaymentState, Replaced, ScriptPayments
+from lightipn.ledger.events import EventKind, PaymentEvent, TrustLevel, trust_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,15 +45,18 @@ def absorbed(payments: ScriptPayments, verified: VerifiedHistory, *, now: int) -
         else:
             assert fact.transaction is not None
             entries[fact.txid] = _new_entry(payments.script, fact.transaction, state=fact.place, now=now)
-    listed = [fact.txid for fact in verified.entries]
-    _mark_replaced(entries, listed)
-    _mark_orphaned(entries, set(listed))
+    _mark_replaced(entries, [fact.txid for fact in verified.entries], standing_before=payments.entries)
+    _mark_orphaned(entries, {fact.txid for fact in verified.entries})
     _recount_sent(entries)
+    return _delta_of(payments, entries)
+
+
+def _delta_of(payments: ScriptPayments, entries: Mapping[Txid, LedgerEntry]) -> LedgerDelta:
     changed = {txid: entry for txid, entry in entries.items() if payments.entries.get(txid) != entry}
     events = tuple(
         event
         for txid, entry in changed.items()
-        for event in _events_of(payments.scripthash, payments.entries.get(txid), entry)
+        for event in _events_of(payments.scripthash, payments.entries.get(txid), entry, entries)
     )
     return LedgerDelta(scripthash=payments.scripthash, entries=tuple(changed.values()), events=events)
 
@@ -58,8 +64,43 @@ def absorbed(payments: ScriptPayments, verified: VerifiedHistory, *, now: int) -
 def reverted(scripthash: ScriptHash, entry: LedgerEntry) -> tuple[LedgerEntry, PaymentEvent]:
     """Take a payment out of its block, because a reorg took the block out of the chain."""
     after = replace(entry, state=Unconfirmed())
-    (event,) = _events_of(scripthash, entry, after)
+    (event,) = _events_of(scripthash, entry, after, {})
     return after, event
+
+
+def replaced(payments: ScriptPayments, txid: Txid, by: VerifiedEntry, *, now: int) -> LedgerDelta:
+    """Replace an unconfirmed payment by a transaction that spends one of its inputs.
+
+    Where that pays the script as well, it enters in the same delta: old gone and new seen are one change.
+
+    Args:
+        by: with its transaction.
+    """
+    assert by.transaction is not None
+    entry = payments.entries.get(txid)
+    if entry is None or not isinstance(entry.state, Unconfirmed):
+        return LedgerDelta(scripthash=payments.scripthash, entries=(), events=())
+    outputs = {Outpoint(known, index) for known, held in payments.entries.items() for index, _ in held.outputs}
+    if by.transaction.received_by(payments.script) or outputs.intersection(by.transaction.spends):
+        return absorbed(payments, VerifiedHistory(entries=(by,), unproved=()), now=now)
+    entries = payments.entries | {txid: replace(entry, state=Replaced(by.txid))}
+    _mark_orphaned(entries, set())
+    delta = _delta_of(payments, entries)
+    trust = TrustLevel.PROVED if isinstance(by.place, Confirmed) else trust_of(by.place.seen_by)
+    return replace(delta, events=tuple(replace(event, trust=trust) for event in delta.events))
+
+
+def dropped(payments: ScriptPayments, txid: Txid, *, denied_by: int) -> LedgerDelta:
+    """Let go of an unconfirmed payment that no server knows any more.
+
+    Args:
+        denied_by: how many servers said so.
+    """
+    entry = payments.entries.get(txid)
+    if entry is None or not isinstance(entry.state, Unconfirmed):
+        return LedgerDelta(scripthash=payments.scripthash, entries=(), events=())
+    delta = _delta_of(payments, payments.entries | {txid: replace(entry, state=Dropped())})
+    return replace(delta, events=tuple(replace(event, trust=trust_of(denied_by)) for event in delta.events))
 
 
 def _new_entry(script: bytes, transaction: Transaction, *, state: PaymentState, now: int) -> LedgerEntry:
@@ -75,17 +116,25 @@ def _new_entry(script: bytes, transaction: Transaction, *, state: PaymentState, 
     )
 
 
-def _mark_replaced(entries: dict[Txid, LedgerEntry], listed: Sequence[Txid]) -> None:
-    """Mark what shares an input with a listed transaction: both can never be in one chain.
+def _mark_replaced(
+    entries: dict[Txid, LedgerEntry], listed: Sequence[Txid], *, standing_before: Mapping[Txid, LedgerEntry]
+) -> None:
+    """Mark what shares an input with a transaction that stands: both can never be in one chain.
 
-    A server that lists both is wrong about one: a confirmed one stands, else the one that is listed last.
+    What is confirmed stands against everything. Among claims the one that is new here wins: it was admitted because
+    servers hold it that do not hold the older one.
     """
+
+    def is_old(txid: Txid) -> bool:
+        before = standing_before.get(txid)
+        return before is not None and isinstance(before.state, Unconfirmed)
+
+    confirmed = [txid for txid, entry in entries.items() if isinstance(entry.state, Confirmed)]
+    claimed = [txid for txid in listed if not isinstance(entries[txid].state, Confirmed)]
     standing: dict[Outpoint, Txid] = {}
-    for txid in listed:
+    for txid in [*sorted(claimed, key=is_old, reverse=True), *confirmed]:
         for outpoint in entries[txid].spends:
-            rival = standing.get(outpoint)
-            if rival is None or not isinstance(entries[rival].state, Confirmed):
-                standing[outpoint] = txid
+            standing[outpoint] = txid
     for txid, entry in entries.items():
         if not isinstance(entry.state, Unconfirmed):
             continue
@@ -122,25 +171,43 @@ def _recount_sent(entries: dict[Txid, LedgerEntry]) -> None:
             entries[txid] = replace(entry, sent_sat=sent_sat)
 
 
-def _events_of(scripthash: ScriptHash, before: LedgerEntry | None, after: LedgerEntry) -> list[PaymentEvent]:
-    def event(kind: EventKind, **fields: object) -> PaymentEvent:
-        trust = TrustLevel.PROVED if isinstance(after.state, Confirmed) else TrustLevel.SINGLE
-        facts = {"height": None, "trust": trust} | fields
-        return PaymentEvent(kind=kind, scripthash=scripthash, txid=after.txid, net_sat=after.net_sat, **facts)  # type: ignore[arg-type]  # the fields of PaymentEvent
+def _events_of(
+    scripthash: ScriptHash, before: LedgerEntry | None, after: LedgerEntry, entries: Mapping[Txid, LedgerEntry]
+) -> list[PaymentEvent]:
+    def event(kind: EventKind, place: Confirmed | None = None, **fields: object) -> PaymentEvent:
+        height = place.height if place else None
+        block_hash = place.block_hash if place else None
+        facts = {"trust": TrustLevel.PROVED, "height": height, "block_hash": block_hash} | fields
+        return PaymentEvent(
+            kind=kind,
+            scripthash=scripthash,
+            txid=after.txid,
+            net_sat=after.net_sat,
+            signals_rbf=after.signals_rbf,
+            **facts,  # type: ignore[arg-type]  # the fields of PaymentEvent
+        )
 
     was = before.state if before else None
     match was, after.state:
         case _, _ if was == after.state:
             return []
-        case ((None | Replaced()), Unconfirmed()):
-            return [event(EventKind.SEEN)]
-        case Confirmed(height=height), Unconfirmed():
-            return [event(EventKind.REVERTED, height=height)]
-        case Confirmed(height=old), Confirmed(height=new):
-            return [event(EventKind.REVERTED, height=old), event(EventKind.CONFIRMED, height=new)]
-        case _, Confirmed(height=height):
-            return [event(EventKind.CONFIRMED, height=height)]
-        case _, Replaced(by_txid):
-            return [event(EventKind.REPLACED, replaced_by=by_txid)]
-        case _:
+        case Confirmed() as old, Unconfirmed():
+            return [event(EventKind.REVERTED, old)]
+        case Unconfirmed(), Unconfirmed():
             return []
+        case _, Unconfirmed(seen_by):
+            return [event(EventKind.SEEN, trust=trust_of(seen_by), seen_by=seen_by)]
+        case Confirmed() as old, Confirmed() as new:
+            return [event(EventKind.REVERTED, old), event(EventKind.CONFIRMED, new)]
+        case _, Confirmed() as place:
+            return [event(EventKind.CONFIRMED, place)]
+        case _, Replaced(by_txid):
+            rival = entries.get(by_txid)
+            trust = TrustLevel.PROVED
+            if rival is not None and isinstance(rival.state, Unconfirmed):
+                trust = trust_of(rival.state.seen_by)
+            return [event(EventKind.REPLACED, trust=trust, replaced_by=by_txid)]
+        case _, Dropped():
+            return [event(EventKind.DROPPED)]
+        case _:
+            assert_never(after.state)

@@ -8,7 +8,6 @@ Synchronous and deterministic: the same calls yield the same bytes. Every mutati
 tell others what changed asks ``touched_since`` with the version it has seen, so the chain knows no listeners.
 """
 
-import copy
 from collections.abc import Collection, Iterable, Sequence
 
 from lightipn.bitcoin.hashes import BlockHash, Txid, hex_of, sha256d
@@ -41,12 +40,21 @@ class SimulatedChain(ChainView):
         self.time = parse_header(self.header_at(0)).time if start_time is None else start_time - BLOCK_INTERVAL_S
         self._counter = 0
         self._change: dict[Txid, TxOutput] = {}
+        self._ambiguous: list[tuple[Transaction, Transaction]] = []  # a payment, and what seems to prove it
 
     def copy(self, *, seed: int) -> "SimulatedChain":
         """Return a chain with the same past; with another seed, its future differs."""
-        twin = copy.deepcopy(self)
-        twin.seed = seed
+        twin = SimulatedChain(seed=seed)
+        twin.adopt(self)
         return twin
+
+    def adopt(self, other: "SimulatedChain") -> None:
+        """Become what another chain is now, but for its seed; what happens to one of them later stays its own."""
+        self._see_as(other)
+        self.time = other.time
+        self._counter = other._counter
+        self._change = dict(other._change)
+        self._ambiguous = list(other._ambiguous)
 
     def mine(
         self, count: int = 1, *, include: Collection[Txid] | None = None, pay_to: bytes | None = None
@@ -64,6 +72,24 @@ class SimulatedChain(ChainView):
         chosen = leaves_first(self._mempool if include is None else include, self._unconfirmed_parents)
         return [self._connect(chosen if number == 0 else (), pay_to) for number in range(count)]
 
+    def mine_ambiguous(self, script: bytes, amount_sat: int) -> Txid:
+        """Mine a block with a transaction of 64 bytes, by which a payment that never was can be proved.
+
+        Only a server with ``sixty_four_byte_branch`` claims that payment.
+
+        Returns:
+            The txid of the payment.
+
+        Source:
+            CVE-2017-12842.
+        """
+        self.version += 1
+        payment, carrier = forge.ambiguous_pair(script, amount_sat, label=self._new_label())
+        self._accept(carrier, [])
+        self.mine(include=[carrier.txid])
+        self._ambiguous.append((payment, carrier))
+        return payment.txid
+
     def pay(
         self,
         script: bytes,
@@ -77,8 +103,8 @@ class SimulatedChain(ChainView):
         """Put a payment into the mempool; its first output is the payment, the last one change.
 
         Args:
-            spend: its inputs; by default one output of a transaction that nobody knows. One more of those is added
-                where these do not suffice.
+            spend: its inputs; by default the output of a funding transaction, which can be fetched and is in no block
+                and no history. One more of those is added where these do not suffice.
             change_to: output script; by default a new one. Change below the dust limit is left to the miner.
 
         Raises:
@@ -212,10 +238,14 @@ class SimulatedChain(ChainView):
                 self._made_up[outpoint] = needed_sat + CHANGE_SAT
         available_sat = sum(self._amount_of(outpoint) or 0 for outpoint in spends)
         if available_sat < needed_sat:
-            extra = Outpoint(Txid(sha256d(f"funding {self._new_label()}".encode())), 0)
-            self._made_up[extra] = needed_sat - available_sat + CHANGE_SAT
-            available_sat += self._made_up[extra]
-            spends.append(extra)
+            label = f"funding {self._new_label()}"
+            missing_sat = needed_sat - available_sat + CHANGE_SAT
+            output = TxOutput(amount_sat=missing_sat, script=forge.made_up_script(label))
+            funding = forge.payment_of([Outpoint(Txid(sha256d(label.encode())), 0)], [output])
+            self._index.add(funding)
+            self._funding.add(funding.txid)
+            available_sat += missing_sat
+            spends.append(Outpoint(funding.txid, 0))
         change_sat = available_sat - needed_sat
         return [TxOutput(amount_sat=change_sat, script=change_to)] if change_sat > DUST_SAT else []
 

@@ -1,8 +1,9 @@
 """Make the bytes of transactions and headers. Everything is real but the signatures, which nobody here checks."""
 
+import itertools
 from collections.abc import Sequence
 
-from lightipn.bitcoin.hashes import BlockHash, sha256, sha256d
+from lightipn.bitcoin.hashes import BlockHash, Txid, sha256, sha256d
 from lightipn.bitcoin.header import target_of
 from lightipn.bitcoin.network import REGTEST
 from lightipn.bitcoin.transaction import Outpoint, Transaction, TxOutput, parse_transaction
@@ -82,9 +83,10 @@ def coinbase_of(height: int, script: bytes, *, extra: int) -> Transaction:
     return parse_transaction(raw)
 
 
-def mined_header(previous_hash: BlockHash, merkle_root: bytes, *, time: int) -> bytes:
-    """Return a regtest header whose nonce was searched until its hash meets the target: two tries on average."""
-    bits = REGTEST.pow_limit_bits
+def mined_header(
+    previous_hash: BlockHash, merkle_root: bytes, *, time: int, bits: int = REGTEST.pow_limit_bits
+) -> bytes:
+    """Return a header whose nonce was searched until its hash meets the target: on regtest, two tries on average."""
     target = target_of(bits)
     front = BLOCK_VERSION.to_bytes(4, "little") + previous_hash + merkle_root
     front += time.to_bytes(4, "little") + bits.to_bytes(4, "little")
@@ -92,6 +94,32 @@ def mined_header(previous_hash: BlockHash, merkle_root: bytes, *, time: int) -> 
     while int.from_bytes(sha256d(front + nonce.to_bytes(4, "little")), "little") > target:
         nonce += 1
     return front + nonce.to_bytes(4, "little")
+
+
+def ambiguous_pair(script: bytes, amount_sat: int, *, label: str) -> tuple[Transaction, Transaction]:
+    """Return a payment, and a transaction of 64 bytes that starts with the payment's txid.
+
+    In a merkle tree the second looks like two hashes side by side, of which the first is the payment (CVE-2017-12842).
+    Any 32 bytes serve as its left half if the fifth is a 1, the number of its inputs: 256 tries on average. An attacker
+    on a real chain must also make it spend something, which costs some 2 ** 70.
+    """
+    for number in itertools.count():
+        spend = Outpoint(Txid(sha256d(f"ambiguous {label} {number}".encode())), 0)
+        payment = payment_of([spend], [TxOutput(amount_sat=amount_sat, script=script)])
+        if payment.txid[4] == 1:
+            break
+    # The rest of the outpoint, an empty input script, a sequence, one output of 1 sat to four bytes, a lock time.
+    half = sha256(payment.txid)[:5] + bytes(5) + b"\xff" * 4 + b"\x01" + (1).to_bytes(8, "little")
+    raw = payment.txid + half + b"\x04" + b"\x51" * 4 + bytes(4)
+    carrier = Transaction(
+        txid=Txid(sha256d(raw)),
+        spends=(Outpoint(Txid(raw[5:37]), 0),),
+        outputs=(TxOutput(amount_sat=1, script=b"\x51" * 4),),
+        signals_rbf=False,
+        is_coinbase=False,
+        raw=raw,
+    )
+    return payment, carrier
 
 
 def with_other_amount(raw: bytes) -> bytes:

@@ -36,6 +36,16 @@ class ScriptIndex:
         self._touching: dict[ScriptHash, dict[Txid, None]] = {}  # a dict, because a set has no fixed order
         self._touched_at: dict[ScriptHash, int] = {}
 
+    def copy(self) -> "ScriptIndex":
+        """Return an index that knows the same, and does not share what happens to this one."""
+        twin = ScriptIndex()
+        twin.transactions = dict(self.transactions)
+        twin.spenders = dict(self.spenders)
+        twin._scripthashes = dict(self._scripthashes)
+        twin._touching = {scripthash: dict(txids) for scripthash, txids in self._touching.items()}
+        twin._touched_at = dict(self._touched_at)
+        return twin
+
     def add(self, transaction: Transaction) -> None:
         """Take a transaction in. It touches what it pays, and what it spends where that is known."""
         scripts = {output.script for output in transaction.outputs}

@@ -1,4 +1,4 @@
-"""The methods of the Electrum protocol: what an honest server answers.
+"""The methods of the Electrum protocol: what a server answers that believes in its chain and in its client's histories.
 
 An answer is a plain JSON value; a refusal is raised. Nothing here does I/O.
 """
@@ -10,12 +10,13 @@ from typing import Any
 from lightipn.bitcoin.hashes import Txid, hex_of
 from lightipn.bitcoin.merkle import merkle_tree_of
 from lightipn.bitcoin.network import REGTEST
-from lightipn.chain.history import HistoryEntry
+from lightipn.chain.history import HistoryEntry, status_of
 from lightipn.errors import RequestError, TransactionError
 from lightipn.simulator.request import (
     BAD_REQUEST,
     DAEMON_ERROR,
     INVALID_PARAMS,
+    MAX_HEADERS,
     MIN_PROTOCOL,
     UNKNOWN_METHOD,
     Client,
@@ -29,7 +30,6 @@ from lightipn.simulator.request import (
     version_text,
 )
 
-MAX_HEADERS = 2016  # ElectrumX, MAX_CHUNK_SIZE
 MIN_FEE_RATE = 0.00001  # BTC per 1,000 virtual bytes, Bitcoin Core's default minimum relay fee
 
 
@@ -120,7 +120,7 @@ def block_headers(client: Client, start: object, count: object, cp_height: objec
 
 def scripthash_subscribe(client: Client, scripthash: object) -> Any:
     """Tell a status. That it is remembered, and its changes pushed, is the session's work."""
-    status = client.chain.status(scripthash_from(scripthash))
+    status = status_of(client.history(scripthash_from(scripthash)))
     return None if status is None else status.hex()
 
 
@@ -141,12 +141,12 @@ def _entry(client: Client, entry: HistoryEntry) -> dict[str, Any]:
 
 def scripthash_get_history(client: Client, scripthash: object) -> Any:
     """List confirmed transactions, then unconfirmed ones."""
-    return [_entry(client, entry) for entry in client.chain.history(scripthash_from(scripthash))]
+    return [_entry(client, entry) for entry in client.history(scripthash_from(scripthash))]
 
 
 def scripthash_get_mempool(client: Client, scripthash: object) -> Any:
     """List unconfirmed transactions."""
-    history = client.chain.history(scripthash_from(scripthash))
+    history = client.history(scripthash_from(scripthash))
     return [_entry(client, entry) for entry in history if entry.height is None]
 
 
@@ -207,7 +207,7 @@ def transaction_id_from_pos(client: Client, height: object, tx_pos: object, merk
 def transaction_broadcast(client: Client, raw: object) -> Any:
     """Take a transaction into the mempool."""
     try:
-        return hex_of(client.chain.submit(bytes.fromhex(raw if isinstance(raw, str) else "-")))
+        return hex_of(client.node.submit(bytes.fromhex(raw if isinstance(raw, str) else "-")))
     except (ValueError, TransactionError, RequestError):
         raise Refusal(BAD_REQUEST, "the transaction was rejected by network rules") from None
 

@@ -1,17 +1,24 @@
 """What every request stands on: who asks, how parameters are read, and how an answer is refused."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from lightipn.bitcoin.hashes import ScriptHash, Txid, hash_from_hex
+from lightipn.chain.history import History
 from lightipn.simulator.behaviour import Behaviour
 from lightipn.simulator.blocks import SimulatedChain
 
 Version = tuple[int, ...]
 MIN_PROTOCOL: Version = (1, 4)
+MAX_HEADERS = 2016  # ElectrumX, MAX_CHUNK_SIZE
 # JSON-RPC 2.0 section 5.1, and the codes below 100 that ElectrumX and Fulcrum share.
 PARSE_ERROR, INVALID_REQUEST, UNKNOWN_METHOD, INVALID_PARAMS = -32700, -32600, -32601, -32602
 BAD_REQUEST, DAEMON_ERROR, LIMIT_EXCEEDED = 1, 2, 4
+EXCESSIVE_USAGE = -101  # aiorpcX
+
+HistoryLie = Callable[[History, "Client"], History]
+"""Takes a history and returns what is to be claimed instead."""
 
 
 class Refusal(Exception):
@@ -23,21 +30,33 @@ class Refusal(Exception):
         super().__init__(message)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Client:
     """What a server knows of one connection.
 
     Args:
+        chain: what the server takes for the chain.
+        node: the true chain, to which it broadcasts.
+        history_lies: told of every history, one after the other.
         protocol: what was negotiated; empty before.
         statuses: by subscribed scripthash, the status told last.
         tip: the answer to ``headers.subscribe`` told last; None before it was asked for.
     """
 
     chain: SimulatedChain
+    node: SimulatedChain
     behaviour: Behaviour
+    history_lies: tuple[HistoryLie, ...] = ()
     protocol: Version = ()
     statuses: dict[ScriptHash, str | None] = field(default_factory=dict)
     tip: Any = None
+
+    def history(self, scripthash: ScriptHash) -> History:
+        """Return what is claimed of a scripthash: lists and statuses are made from it."""
+        history = self.chain.history(scripthash)
+        for lie in self.history_lies:
+            history = lie(history, self)
+        return history
 
 
 def _hash(value: object, kind: str) -> bytes:

@@ -57,6 +57,7 @@ class ChainView:
         ]
         self._places: dict[Txid, tuple[int, int]] = {}  # height and position
         self._mempool: dict[Txid, None] = {}
+        self._funding: set[Txid] = set()  # where the money of payments comes from; only their bytes can be asked for
         self._made_up: dict[Outpoint, int] = {}  # amounts of outputs that no known transaction has
         self._trees: dict[BlockHash, list[list[bytes]]] = {}
 
@@ -115,6 +116,8 @@ class ChainView:
         confirmed, unconfirmed = [], []
         for txid in self._index.touching(scripthash):
             place = self._places.get(txid)
+            if txid in self._funding:
+                continue
             if place is None:
                 unconfirmed.append((self._has_unconfirmed_parent(txid), hex_of(txid), txid))
             else:
@@ -175,6 +178,14 @@ class ChainView:
     def touched_since(self, version: int) -> list[ScriptHash]:
         """Return the scripthashes whose history may have changed after this version, the earliest first."""
         return self._index.touched_since(version)
+
+    def _see_as(self, other: "ChainView") -> None:
+        self.version = other.version
+        self._index = other._index.copy()
+        self._blocks = list(other._blocks)
+        self._places = dict(other._places)
+        self._mempool = dict(other._mempool)
+        self._made_up = dict(other._made_up)
 
     def _unconfirmed_parents(self, txid: Txid) -> list[Txid]:
         return [spend.txid for spend in self._index.transactions[txid].spends if spend.txid in self._mempool]

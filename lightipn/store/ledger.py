@@ -13,12 +13,12 @@ from lightipn.bitcoin.hashes import BlockHash, ScriptHash, Txid
 from lightipn.bitcoin.transaction import Outpoint
 from lightipn.chain.history import UNKNOWN, Status
 from lightipn.chain.verifier import Confirmed, Unconfirmed
-from lightipn.ledger.entries import LedgerEntry, PaymentState, Replaced, ScriptPayments
+from lightipn.ledger.entries import Dropped, LedgerEntry, PaymentState, Replaced, ScriptPayments
 
 _OUTPUT = struct.Struct("<IQ")
 _SPEND = struct.Struct("<32sI")
 _COLUMNS = (
-    "txid, state, height, block_hash, position, replaced_by,"
+    "txid, state, height, block_hash, position, replaced_by, seen_by,"
     " outputs, spends, sent_sat, is_coinbase, signals_rbf, seen_at"
 )
 
@@ -74,10 +74,25 @@ def load_script(db: Database, scripthash: ScriptHash) -> ScriptRecord | None:
     )
 
 
+def _is_spent_from(db: Database, scripthash: ScriptHash) -> bool:
+    return db.execute("SELECT 1 FROM spent_output WHERE scripthash = ? LIMIT 1", [scripthash]).fetchone() is not None
+
+
+def is_watched(db: Database, scripthash: ScriptHash) -> bool:
+    """Tell whether a script's history is followed: somebody wants it, or an unconfirmed payment spends from it."""
+    is_wanted = db.execute("SELECT 1 FROM script WHERE scripthash = ?", [scripthash]).fetchone() is not None
+    return is_wanted or _is_spent_from(db, scripthash)
+
+
 def load_watches(db: Database) -> list[tuple[ScriptHash, Status | None]]:
-    """Return every script with the status that has been absorbed."""
+    """Return every script with the status that has been absorbed, and those that unconfirmed payments spend from."""
     rows = db.execute("SELECT scripthash, known_status FROM script").fetchall()
-    return [(ScriptHash(row[0]), _status(row[1])) for row in rows]
+    spent = db.execute(
+        "SELECT DISTINCT scripthash FROM spent_output WHERE length(scripthash) = 32 AND NOT EXISTS"
+        " (SELECT 1 FROM script WHERE script.scripthash = spent_output.scripthash)"
+    ).fetchall()
+    watches = [(ScriptHash(row[0]), _status(row[1])) for row in rows]
+    return watches + [(ScriptHash(row[0]), UNKNOWN) for row in spent]
 
 
 def add_script(db: Database, address: Address) -> None:
@@ -166,8 +181,12 @@ def take_watch_changes(db: Database, *, limit: int) -> list[tuple[ScriptHash, Wa
     changes = []
     for _, scripthash, kind in rows:
         record = load_script(db, ScriptHash(scripthash))
+        if record is None and kind == WatchChange.REMOVED.value and _is_spent_from(db, ScriptHash(scripthash)):
+            continue  # an unconfirmed payment spends from it
         if record is not None or kind == WatchChange.REMOVED.value:  # else removed since: that change follows
             known_status = record.known_status if record is not None else None
+            if kind == WatchChange.ADDED.value and _is_spent_from(db, ScriptHash(scripthash)):
+                kind = WatchChange.ASKED.value  # it is followed already, but its history was never worked in
             changes.append((ScriptHash(scripthash), WatchChange(kind), known_status))
     return changes
 
@@ -220,6 +239,12 @@ def load_payments(db: Database, scripthash: ScriptHash) -> ScriptPayments | None
     return ScriptPayments(scripthash=scripthash, script=row[0], entries=entries)
 
 
+def load_scripts_of(db: Database, txid: Txid) -> list[ScriptHash]:
+    """Return the scripts of which this transaction is an unconfirmed payment."""
+    rows = db.execute("SELECT scripthash FROM ledger_entry WHERE txid = ? AND state = 'unconfirmed'", [txid]).fetchall()
+    return [ScriptHash(row[0]) for row in rows]
+
+
 def load_entries_above(db: Database, height: int) -> list[tuple[ScriptHash, LedgerEntry]]:
     """Return the confirmed payments above a height, whatever their script."""
     rows = db.execute(f"SELECT scripthash, {_COLUMNS} FROM ledger_entry WHERE height > ?", [height]).fetchall()
@@ -229,7 +254,8 @@ def load_entries_above(db: Database, height: int) -> list[tuple[ScriptHash, Ledg
 def save_entries(db: Database, scripthash: ScriptHash, entries: Iterable[LedgerEntry]) -> None:
     """Write ledger entries over what stood there."""
     db.conn.executemany(
-        f"INSERT OR REPLACE INTO ledger_entry (scripthash, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT OR REPLACE INTO ledger_entry (scripthash, {_COLUMNS})"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [(scripthash, *_row_of(entry)) for entry in entries],
     )
 
@@ -238,11 +264,13 @@ def _row_of(entry: LedgerEntry) -> tuple[object, ...]:
     place: tuple[object, ...]
     match entry.state:
         case Confirmed(block_hash, height, position):
-            place = ("confirmed", height, block_hash, position, None)
-        case Unconfirmed():
-            place = ("unconfirmed", None, None, None, None)
+            place = ("confirmed", height, block_hash, position, None, 0)
+        case Unconfirmed(seen_by):
+            place = ("unconfirmed", None, None, None, None, seen_by)
         case Replaced(by_txid):
-            place = ("replaced", None, None, None, by_txid)
+            place = ("replaced", None, None, None, by_txid, 0)
+        case Dropped():
+            place = ("dropped", None, None, None, None, 0)
     return (
         entry.txid,
         *place,
@@ -255,21 +283,29 @@ def _row_of(entry: LedgerEntry) -> tuple[object, ...]:
     )
 
 
+def outpoints_of(packed: bytes) -> tuple[Outpoint, ...]:
+    """Read outpoints as an entry's row keeps them."""
+    return tuple(Outpoint(Txid(txid), index) for txid, index in _SPEND.iter_unpack(packed))
+
+
 def _entry_of(row: tuple[Any, ...]) -> LedgerEntry:
-    txid, state_name, height, block_hash, position, replaced_by, outputs, spends, sent_sat, *flags, seen_at = row
+    txid, state_name, height, block_hash, position, replaced_by, seen_by, *effect = row
+    outputs, spends, sent_sat, *flags, seen_at = effect
     state: PaymentState
     match state_name:
         case "confirmed":
             state = Confirmed(BlockHash(block_hash), height, position)
         case "replaced":
             state = Replaced(Txid(replaced_by))
+        case "dropped":
+            state = Dropped()
         case _:
-            state = Unconfirmed()
+            state = Unconfirmed(seen_by)
     return LedgerEntry(
         txid=Txid(txid),
         state=state,
         outputs=tuple(_OUTPUT.iter_unpack(outputs)),
-        spends=tuple(Outpoint(Txid(t), i) for t, i in _SPEND.iter_unpack(spends)),
+        spends=outpoints_of(spends),
         sent_sat=sent_sat,
         is_coinbase=bool(flags[0]),
         signals_rbf=bool(flags[1]),

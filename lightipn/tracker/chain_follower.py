@@ -4,31 +4,36 @@ One task at a time changes the chain. Headers are fetched page by page and each 
 for, so that a flood of headers costs the flooder its proof of work.
 """
 
-from collections.abc import Callable, Mapping
+import math
 
 import structlog
 import trio
 
-from lightipn.bitcoin.hashes import ScriptHash, hex_of
+from lightipn.bitcoin.hashes import BlockHash, ScriptHash, hex_of
 from lightipn.bitcoin.header import RETARGET_BLOCKS, BlockHeader, parse_header
 from lightipn.bitcoin.network import Network
 from lightipn.chain.checkpoint import Checkpoint, Checkpoints, check_period
 from lightipn.chain.headers import ChainDelta, HeaderChain
-from lightipn.chain.source import ChainSource, TipChanged
-from lightipn.errors import HeaderError, SourceError, StoreError
+from lightipn.chain.source import Misbehaviour, TipChanged
+from lightipn.chain.verifier import Confirmed, Place
+from lightipn.errors import HeaderError, SourceError, SourceUnavailableError, StoreError
 from lightipn.ledger import rules
 from lightipn.ledger.entries import LedgerEntry
 from lightipn.ledger.events import PaymentEvent
-from lightipn.outbox.messages import Policy
 from lightipn.store import chain as chain_store
+from lightipn.store import events as event_store
 from lightipn.store import ledger as ledger_store
 from lightipn.store import reviews
-from lightipn.store.database import Database, Store
+from lightipn.store.database import Database
 from lightipn.tracker.events import log_events
 from lightipn.tracker.gate import CommitGate
+from lightipn.tracker.wiring import Wiring
 
 # A confirmation counter never looks deeper than this: what lies lower is not touched when the tip falls.
 DEEPEST_CONFIRMS = 1000
+# A server's own node may be this much slower than another's.
+STRAGGLER_PATIENCE_S = 30.0
+STRAGGLER_BLOCKS = 1
 
 log = structlog.get_logger("tracker")
 
@@ -66,47 +71,69 @@ class ChainFollower:
 
     Args:
         chain: as rebuilt by ``open_chain``; the follower alone changes it from now on.
-        ring: called after a commit that made a message due.
-        clock: unix seconds.
     """
 
-    def __init__(
-        self,
-        *,
-        source: ChainSource,
-        store: Store,
-        chain: HeaderChain,
-        checkpoints: Checkpoints,
-        policies: Mapping[str, Policy],
-        ring: Callable[[], None],
-        clock: Callable[[], float],
-    ) -> None:
+    def __init__(self, wiring: Wiring, *, chain: HeaderChain, checkpoints: Checkpoints) -> None:
         self.chain = chain
         self.is_tip_proved = False
-        self._source = source
-        self._store = store
+        self._wiring = wiring
         self._checkpoints = checkpoints
-        self._policies = policies
-        self._ring = ring
-        self._clock = clock
         self.gate = CommitGate()
         self._lock = trio.Lock()
-        self._tips: dict[str, TipChanged] = {}
+        self._tips: dict[str, TipChanged] = {}  # to be followed
+        self._latest: dict[str, TipChanged] = {}
+        self._straggling_since: dict[str, float] = {}
         self._bell = trio.Event()
+        self._straggler_bell = trio.Event()
 
     def tell_tip(self, update: TipChanged) -> None:
         """Take note of a server's newest tip; an older one of the same server is forgotten."""
-        self._tips[update.server] = update
+        self._tips[update.server] = self._latest[update.server] = update
         self._bell.set()
 
+    def forget_tip(self, server: str) -> None:
+        """Take note that a server is gone."""
+        for table in (self._tips, self._latest, self._straggling_since):
+            table.pop(server, None)
+
     async def run(self) -> None:
-        """Follow tips for ever."""
+        """Follow tips for ever, and send servers away that stay behind."""
         await self._review_woken()  # what a crash left undone
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._send_stragglers_away)
+            while True:
+                self._bell = trio.Event()
+                while self._tips:
+                    await self._follow(self._tips.pop(next(iter(self._tips))))
+                await self._bell.wait()
+
+    # --- stragglers ---
+
+    def _note_stragglers(self) -> None:
+        """Note since when each server has been behind, or on a branch with less work."""
+        for server, tip in self._latest.items():
+            lag = self.chain.tip_height - tip.height
+            is_ours = self.chain.hash_at(tip.height) == parse_header(tip.raw_header).block_hash
+            if lag > STRAGGLER_BLOCKS or (lag > 0 and not is_ours):
+                self._straggling_since.setdefault(server, trio.current_time())
+            else:
+                self._straggling_since.pop(server, None)
+        self._straggler_bell.set()
+
+    async def _send_stragglers_away(self) -> None:
         while True:
-            self._bell = trio.Event()
-            while self._tips:
-                await self._follow(self._tips.pop(next(iter(self._tips))))
-            await self._bell.wait()
+            self._straggler_bell = trio.Event()
+            due = min(self._straggling_since.values(), default=math.inf) + STRAGGLER_PATIENCE_S
+            with trio.move_on_at(due):
+                await self._straggler_bell.wait()
+            for server, since in list(self._straggling_since.items()):
+                if since + STRAGGLER_PATIENCE_S <= trio.current_time():
+                    del self._straggling_since[server]
+                    self._wiring.source.demote(
+                        server, f"its tip is {self._latest[server].height}, ours is {self.chain.tip_height}"
+                    )
+
+    # --- following ---
 
     async def _follow(self, update: TipChanged) -> None:
         """Bring our chain to a server's tip, where that has more work."""
@@ -114,13 +141,27 @@ class ChainFollower:
             try:
                 await self._sync(update.server, update.height, update.raw_header)
             except HeaderError as error:
-                self._source.report(update.server, f"header: {error}", update.raw_header)
+                self._report(update.server, update.height, error, update.raw_header)
                 return
             except SourceError as error:
                 log.info("tracker.headers_unavailable", server=update.server, reason=str(error))
                 return
-        if self.chain.hash_at(update.height) == parse_header(update.raw_header).block_hash:
+        if self.chain.hash_at(update.height) == parse_header(update.raw_header).block_hash and not self.is_tip_proved:
+            # From now on every block is news; before, it was the past.
+            await self._wiring.store.transact(event_store.begin_block_events)
             self.is_tip_proved = True
+        self._note_stragglers()
+
+    def _report(self, server: str, height: int, error: HeaderError, raw_header: bytes = b"") -> None:
+        self._wiring.source.report(
+            Misbehaviour(
+                server=server,
+                kind="false-header",
+                claim=f"its chain reaches height {height}",
+                contradiction=str(error),
+                raw=raw_header,
+            )
+        )
 
     async def _sync(self, server: str, height: int, raw_header: bytes) -> None:
         """Find where the server's chain leaves ours, and adopt it from there on if it has more work."""
@@ -140,14 +181,16 @@ class ChainFollower:
                 break
             page = await self._fetch_page(server, asked_from, height)
             if not page:
-                raise HeaderError(f"server says its tip is {height} and has no header {asked_from}")
+                # It may have followed a reorg to a lower height since it spoke. One that keeps saying so lags behind
+                # its own word, and gains nothing: a height without headers counts for nothing.
+                raise SourceUnavailableError(f"server has no header {asked_from} now", source=server)
             headers += page
         if height < self.chain.tip_height:
             log.info("tracker.server_behind", server=server, height=height, our_height=self.chain.tip_height)
 
     async def _fetch_page(self, server: str, start: int, last: int) -> list[bytes]:
         count = min(RETARGET_BLOCKS, last - start + 1)
-        return await self._source.fetch_headers(start, count, server=server)
+        return await self._wiring.source.fetch_headers(start, count, server=server)
 
     async def _find_fork(self, server: str, height: int) -> tuple[int, list[bytes]]:
         """Return a height at which the server's chain stands on ours, and its headers from there on (one page)."""
@@ -164,22 +207,22 @@ class ChainFollower:
             step *= 2
 
     async def _commit(self, delta: ChainDelta) -> None:
-        now = self._clock()
+        now = self._wiring.clock()
         old_tip = self.chain.tip_height
 
         def work(db: Database) -> tuple[list[PaymentEvent], list[ScriptHash], bool, bool]:
             events, unsettled, is_due = self._record(db, delta, old_tip=old_tip, now=now)
-            is_woken, is_more = reviews.review_woken(db, self._policies, tip_height=delta.tip_height, now=now)
+            is_woken, is_more = reviews.review_woken(db, self._wiring.policies, tip_height=delta.tip_height, now=now)
             return events, unsettled, is_due or is_woken, is_more
 
         async with self.gate.alone():
-            events, unsettled, is_due, is_more = await self._store.transact(work)
+            events, unsettled, is_due, is_more = await self._wiring.store.transact(work)
             self.chain.apply(delta)
             for scripthash in unsettled:
-                self._source.recheck(scripthash, after_s=0.0)
+                self._wiring.source.recheck(scripthash, after_s=0.0)
         self._log(delta, events)
         if is_due:
-            self._ring()
+            self._wiring.ring()
         if is_more:
             await self._review_woken()
 
@@ -187,18 +230,19 @@ class ChainFollower:
         """Review what waited for this height, page by page, so that thousands of them do not block the writer."""
         is_more = True
         while is_more:
-            is_due, is_more = await self._store.transact(
+            is_due, is_more = await self._wiring.store.transact(
                 lambda db: reviews.review_woken(
-                    db, self._policies, tip_height=chain_store.load_tip_height(db), now=self._clock()
+                    db, self._wiring.policies, tip_height=chain_store.load_tip_height(db), now=self._wiring.clock()
                 )
             )
             if is_due:
-                self._ring()
+                self._wiring.ring()
 
     def _record(
         self, db: Database, delta: ChainDelta, *, old_tip: int, now: float
     ) -> tuple[list[PaymentEvent], list[ScriptHash], bool]:
         chain_store.save_delta(db, delta)
+        event_store.save_block_events(db, delta, now=int(now))
         if not delta.disconnected:
             return [], [], False
         events = []
@@ -209,6 +253,7 @@ class ChainFollower:
             events.append(event)
         for scripthash, entries in touched.items():
             ledger_store.save_entries(db, scripthash, entries)
+        event_store.save_payment_events(db, events, now=int(now))
         # The same transaction at the same height of another block leaves the status as it was: nobody would tell us.
         ledger_store.forget_status(db, touched)
         affected = set(touched)
@@ -216,7 +261,7 @@ class ChainFollower:
             lower = ledger_store.load_entries_above(db, delta.tip_height - DEEPEST_CONFIRMS)
             affected |= {scripthash for scripthash, _ in lower}
         due = [
-            reviews.review_script(db, self._policies, scripthash, tip_height=delta.tip_height, now=now)
+            reviews.review_script(db, self._wiring.policies, scripthash, tip_height=delta.tip_height, now=now)
             for scripthash in affected
         ]
         return events, list(touched), any(due)
@@ -237,6 +282,19 @@ class ChainFollower:
         )
         log_events(events)
 
+    def holds(self, db: Database, place: Place) -> bool:
+        """Tell whether what was proved is still so: its block is on the stored chain, or below the checkpoint."""
+        return (
+            not isinstance(place, Confirmed)
+            or place.height <= self.chain.base.height
+            or chain_store.load_block_hash(db, place.height) == place.block_hash
+        )
+
+    def is_header(self, height: int, raw_header: bytes, block_hash: BlockHash) -> bool:
+        """Tell whether a header is the one that our chain has at a height."""
+        held = self.chain.hash_at(height) if height > self.chain.base.height else block_hash
+        return held == block_hash == parse_header(raw_header).block_hash
+
     async def header_at(self, height: int, server: str) -> BlockHeader | None:
         """Return a header of our chain; above the tip the server is asked to extend it, below the base to prove it.
 
@@ -256,28 +314,30 @@ class ChainFollower:
 
     async def _extend_to(self, height: int, server: str) -> None:
         """A history may speak of a block whose header was not announced yet."""
-        headers = await self._source.fetch_headers(height, 1, server=server)
+        headers = await self._wiring.source.fetch_headers(height, 1, server=server)
         if headers:
             try:
                 await self._sync(server, height, headers[0])
             except HeaderError as error:
-                self._source.report(server, f"header: {error}", headers[0])
+                self._report(server, height, error, headers[0])
                 raise
 
     async def _old_header(self, height: int, server: str) -> BlockHeader:
-        stored = await self._store.read(lambda db: chain_store.load_old_header(db, height))
+        stored = await self._wiring.store.read(lambda db: chain_store.load_old_header(db, height))
         if stored is not None:
             return parse_header(stored)
         async with self._lock:  # one period at a time: it is 160 kB
-            stored = await self._store.read(lambda db: chain_store.load_old_header(db, height))
+            stored = await self._wiring.store.read(lambda db: chain_store.load_old_header(db, height))
             if stored is not None:
                 return parse_header(stored)
             period = height // RETARGET_BLOCKS
-            raw_headers = await self._source.fetch_headers(period * RETARGET_BLOCKS, RETARGET_BLOCKS, server=server)
+            raw_headers = await self._wiring.source.fetch_headers(
+                period * RETARGET_BLOCKS, RETARGET_BLOCKS, server=server
+            )
             try:
                 headers = check_period(raw_headers, self._checkpoints.rows[period + 1])
             except HeaderError as error:
-                self._source.report(server, f"header: {error}")
+                self._report(server, height, error)
                 raise
-            await self._store.transact(lambda db: chain_store.save_period(db, period, b"".join(raw_headers)))
+            await self._wiring.store.transact(lambda db: chain_store.save_period(db, period, b"".join(raw_headers)))
             return headers[height % RETARGET_BLOCKS]

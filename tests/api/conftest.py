@@ -17,24 +17,30 @@ from lightipn.api.owners import Doorkeeper
 from lightipn.api.parameters import parameters_of
 from lightipn.bitcoin.network import REGTEST
 from lightipn.errors import StoreError
-from lightipn.service import Doorbells, Service, no_bell
-from lightipn.store.database import open_store
+from lightipn.service.desk import Doorbells, Service, no_bell
+from lightipn.store.database import Store, open_store
 from tests.store.plain_dialect import POLICIES
 
 
 @pytest.fixture
-async def service(tmp_path: Path) -> AsyncIterator[Service]:
-    """A service that nobody runs: it answers from its database."""
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    """An empty database."""
     async with open_store(tmp_path / "shop.db", "regtest", threaded=False) as store:
-        yield Service(
-            store=store,
-            network=REGTEST,
-            policies=POLICIES,
-            check_url=lambda url: None,
-            bells=Doorbells(watches=no_bell, messages=no_bell),
-            progress=trio.Event,
-            clock=time.time,
-        )
+        yield store
+
+
+@pytest.fixture
+async def service(store: Store) -> Service:
+    """A service that nobody runs: it answers from its database."""
+    return Service(
+        store=store,
+        network=REGTEST,
+        policies=POLICIES,
+        check_url=lambda url: None,
+        bells=Doorbells(watches=no_bell, messages=no_bell),
+        progress=trio.Event,
+        clock=time.time,
+    )
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from lightipn.api.errors import json_response
 from lightipn.api.frame import build_app
 from lightipn.api.parameters import parameters_of, required, whole_number
 from lightipn.errors import StoreError
-from lightipn.service import Service
+from lightipn.service.desk import Service
 from tests.api.asgi import FORM, JSON, Reply, call
 
 
@@ -131,7 +131,7 @@ async def test_error_of_a_route_has_the_one_shape(service: Service) -> None:
     """A request error that a route raises is answered with its code and status."""
 
     async def refuse(request: Request) -> Response:
-        await service.show_delivery(7)
+        await service.deliveries.show(7)
         raise AssertionError
 
     failures: list[StoreError] = []

@@ -5,7 +5,7 @@ import base64
 import pytest
 from starlette.types import ASGIApp
 
-from lightipn.service import Service
+from lightipn.service.desk import Service
 from tests.api.asgi import FORM, JSON, Reply, call
 
 
@@ -26,7 +26,7 @@ async def ask(app: ASGIApp, *headers: tuple[bytes, bytes], query: bytes = b"", d
 
 async def test_key_travels_in_any_of_five_ways(app: ASGIApp, service: Service) -> None:
     """Bearer, Basic user name, X-API-Key, ``key`` and ``token`` all name the owner."""
-    secret = await service.create_key("shop")
+    secret = await service.owners.create_key("shop")
     for headers, query in (
         ([bearer(secret)], b""),
         ([(b"authorization", f"bearer  {secret} ".encode())], b""),
@@ -42,7 +42,7 @@ async def test_key_travels_in_any_of_five_ways(app: ASGIApp, service: Service) -
 
 async def test_key_travels_in_the_body(app: ASGIApp, service: Service) -> None:
     """A form and a JSON object may carry the key too."""
-    secret = await service.create_key("shop")
+    secret = await service.owners.create_key("shop")
     for header, body in ((FORM, f"key={secret}"), (JSON, f'{{"token": "{secret}"}}')):
         reply = await call(app, "POST", "/owner/shut", headers=[header], body=[body.encode()])
         assert reply.json == {"owner": "shop"}
@@ -85,18 +85,18 @@ async def test_unknown_key_is_401(app: ASGIApp, headers: list[tuple[bytes, bytes
 async def test_anonymous_dialect_needs_no_key(app: ASGIApp, service: Service) -> None:
     """Callers without a key share the owner ``anonymous`` where the operator allows it; a key still names its owner."""
     assert (await ask(app, dialect="open")).json == {"owner": "anonymous"}
-    secret = await service.create_key("shop")
+    secret = await service.owners.create_key("shop")
     assert (await ask(app, bearer(secret), dialect="open")).json == {"owner": "shop"}
 
 
 async def test_revoked_key_is_refused_from_the_next_request_on(app: ASGIApp, service: Service) -> None:
     """Nothing of a key outlives its revocation, and a rotation's other key stays good."""
-    old, new = await service.create_key("shop"), await service.create_key("shop")
+    old, new = await service.owners.create_key("shop"), await service.owners.create_key("shop")
     assert (await ask(app, bearer(old))).status == 200
-    await service.revoke_key("shop", key_id=1)
+    await service.owners.revoke_keys("shop", key_id=1)
     assert (await ask(app, bearer(old))).status == 401
     assert (await ask(app, bearer(new))).json == {"owner": "shop"}
-    await service.revoke_key("shop")
+    await service.owners.revoke_keys("shop")
     assert (await ask(app, bearer(new))).code == "key-unknown"
 
 

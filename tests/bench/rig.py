@@ -14,7 +14,8 @@ from lightipn.bitcoin.hashes import hex_of, scripthash_of
 from lightipn.bitcoin.network import REGTEST
 from lightipn.config import load_config
 from lightipn.dialects.ipn.wire import IpnTerms, encode_terms
-from lightipn.service import OPERATOR, Wish
+from lightipn.service.desk import OPERATOR
+from lightipn.service.subscribing import Wish
 from lightipn.simulator.blocks import SimulatedChain
 from lightipn.simulator.forge import made_up_script
 from lightipn.simulator.server import SimulatedServer, serve_electrum
@@ -48,7 +49,7 @@ async def fill_database(database: Path, count: int, url: str, *, owner: str = OP
     ]
     async with open_service_tools(config, creates=True) as service:
         for at in range(0, count, PAGE):
-            refusals = await service.subscribe_all(wishes[at : at + PAGE], dialect="ipn", owner=owner)
+            refusals = await service.subscriptions.subscribe_all(wishes[at : at + PAGE], dialect="ipn", owner=owner)
             assert not any(refusals)
 
 

@@ -39,6 +39,7 @@ def test_commands_are_those_of_the_readme() -> None:
         "init",
         "check-config",
         "status",
+        "events",
         "demo",
         "key",
         "key create",
@@ -55,6 +56,8 @@ def test_commands_are_those_of_the_readme() -> None:
         "delivery retry",
         "server",
         "server check",
+        "server evidence",
+        "server trust",
     }
 
 
@@ -119,6 +122,11 @@ BAD_INPUT = [
     (2, "delivery", "show", "x"),
     (1, "delivery", "retry", "7"),
     (2, "delivery", "list", "--limit", "0"),
+    (2, "events", "--after", "-1"),
+    (2, "events", "--limit", "0"),
+    (2, "server", "evidence", "--limit", "0"),
+    (2, "server", "trust"),
+    (1, "server", "trust", "nobody.example"),
     (2, "status", "--config", "missing.toml"),
     (2, "check-config", "--config", "."),
     (2, "serve", "--config", "missing.toml"),
@@ -130,6 +138,8 @@ TOO_LARGE = [
     ("delivery", "retry", HUGE),
     ("delivery", "list", "--limit", HUGE),
     ("watch", "list", "--limit", HUGE),
+    ("events", "--limit", HUGE),
+    ("server", "evidence", "--limit", HUGE),
 ]
 
 
@@ -167,6 +177,10 @@ def test_numbers_beyond_any_database_are_no_traceback(run: Run, words: tuple[str
         ("delivery", "list"),
         ("delivery", "show", "1"),
         ("delivery", "retry", "1"),
+        ("events",),
+        ("events", "--follow"),
+        ("server", "evidence"),
+        ("server", "trust", "a.example"),
     ],
     ids=" ".join,
 )

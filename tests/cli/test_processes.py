@@ -43,6 +43,7 @@ async def test_service_runs_once_and_ends_on_sigterm(tmp_path: Path) -> None:
         assert (tmp_path / "lightipn.key").stat().st_mode & 0o777 == 0o600
         assert (await service.call("/healthz")).status_code == 200
         assert (await service.call("/readyz")).status_code == 503
+        assert (await service.call("/api/v1/events")).json() == {"events": [], "next_after": 0, "latest": 0}
         second = await trio.to_thread.run_sync(service.cli, "serve")
         assert (second.returncode, second.stdout) == (2, "")
         assert "another lightipn service" in second.stderr

@@ -9,6 +9,7 @@ import trio
 
 from lightipn.delivery.guard import AddressRules, parse_networks
 from lightipn.delivery.sender import Sender, open_sender
+from lightipn.outbox.messages import OutgoingRequest
 
 LOOPBACK_ALLOWED = AddressRules(parse_networks(["127.0.0.0/8"]))
 Behaviour = Callable[[trio.abc.Stream], Awaitable[None]]
@@ -92,3 +93,25 @@ async def open_local_sender(*, timeout_s: float = 5.0) -> AsyncIterator[Sender]:
     """Open a sender that may reach this machine."""
     async with open_sender(LOOPBACK_ALLOWED, timeout_s=timeout_s, max_in_flight=8) as sender:
         yield sender
+
+
+def request_to(url: str, body: bytes = b"confirmed=0.1") -> OutgoingRequest:
+    """Return a callback."""
+    headers = {"Content-Type": "application/x-www-form-urlencoded", "X-IPN-Id": "m-1"}
+    return OutgoingRequest(method="POST", url=url, headers=headers, body=body)
+
+
+def answering(*parts: bytes) -> Behaviour:
+    """Return a behaviour that sends these bytes."""
+
+    async def behave(stream: trio.abc.Stream) -> None:
+        for part in parts:
+            await stream.send_all(part)
+
+    return behave
+
+
+def response(status_line: bytes, body: bytes = b"", *headers: bytes) -> bytes:
+    """Write an HTTP answer."""
+    lines = [b"HTTP/1.1 " + status_line, b"Content-Length: %d" % len(body), *headers]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body

@@ -1,9 +1,6 @@
 """One attempt against receivers of every kind: what comes back is a value, never an exception."""
 
-import datetime
-import ipaddress
 import socket
-import ssl
 from pathlib import Path
 
 import pytest
@@ -13,33 +10,20 @@ import trio.testing
 from lightipn.delivery import sender as sender_module
 from lightipn.delivery.guard import AddressRules, GuardedBackend
 from lightipn.delivery.sender import MAX_ANSWER_BYTES, Sender, open_sender
-from lightipn.outbox.messages import OutgoingRequest
 from lightipn.outbox.verdict import Answer
-from tests.delivery.raw_receiver import LOOPBACK_ALLOWED, Behaviour, open_local_sender, open_receiver, read_request
+from tests.delivery.certificates import self_signed
+from tests.delivery.raw_receiver import (
+    LOOPBACK_ALLOWED,
+    Behaviour,
+    answering,
+    open_local_sender,
+    open_receiver,
+    read_request,
+    request_to,
+    response,
+)
 
 TIMEOUT_S = 0.15
-
-
-def request_to(url: str, body: bytes = b"confirmed=0.1") -> OutgoingRequest:
-    """Return a callback."""
-    headers = {"Content-Type": "application/x-www-form-urlencoded", "X-IPN-Id": "m-1"}
-    return OutgoingRequest(method="POST", url=url, headers=headers, body=body)
-
-
-def answering(*parts: bytes) -> Behaviour:
-    """Return a behaviour that sends these bytes."""
-
-    async def behave(stream: trio.abc.Stream) -> None:
-        for part in parts:
-            await stream.send_all(part)
-
-    return behave
-
-
-def response(status_line: bytes, body: bytes = b"", *headers: bytes) -> bytes:
-    """Write an HTTP answer."""
-    lines = [b"HTTP/1.1 " + status_line, b"Content-Length: %d" % len(body), *headers]
-    return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
 
 async def attempt(behave: Behaviour, *, timeout_s: float = 5.0) -> tuple[Answer, list[bytes]]:
@@ -346,43 +330,6 @@ async def test_host_header_keeps_the_name(naming_sender: Sender) -> None:
 # --- TLS ---------------------------------------------------------------------------------------------------------
 
 
-def self_signed(folder: Path, names: list[str]) -> tuple[ssl.SSLContext, Path]:
-    """Make a server's TLS context with a certificate that nobody has signed but itself; return its file too."""
-    pytest.importorskip("cryptography")
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import NameOID
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
-    now = datetime.datetime.now(datetime.UTC)
-    alternatives = [
-        x509.IPAddress(ipaddress.ip_address(name)) if name[0].isdigit() else x509.DNSName(name) for name in names
-    ]
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    file = folder / "certificate.pem"
-    file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    key_file = folder / "key.pem"
-    key_file.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(file, key_file)
-    return context, file
-
-
 async def test_certificate_that_nobody_signed_is_trouble(tmp_path: Path) -> None:
     """A self-signed certificate ends the attempt before the request is sent."""
     context, _ = self_signed(tmp_path, ["127.0.0.1"])
@@ -445,6 +392,40 @@ async def test_failed_attempts_leave_the_pool_free() -> None:
             async with trio.open_nursery() as nursery:
                 for _ in range(30):  # more than the pool holds
                     nursery.start_soon(sender.send, request_to(silent.url))
+            answer = await sender.send(request_to(good.url))
+        assert (answer.status, answer.trouble) == (200, "")
+
+
+async def test_attempts_that_end_while_they_wait_leave_the_pool_free() -> None:
+    """An attempt that ends just when it is given its turn holds nothing: the next one gets its connection at once.
+
+    The waiting attempts end before, with, and after those whose places they get.
+    """
+
+    async def send_eight(scope: trio.CancelScope) -> None:
+        with scope:
+            async with trio.open_nursery() as attempts:
+                for _ in range(8):  # as many as the pool holds
+                    attempts.start_soon(sender.send, request_to(silent.url))
+
+    async with open_receiver(say_nothing) as silent, open_receiver(answering(response(b"200 OK"))) as good:
+        async with open_local_sender() as sender, trio.open_nursery() as nursery:
+            for steps in range(8):
+                placed, waiting = trio.CancelScope(), trio.CancelScope()
+                silent.requests.clear()
+                nursery.start_soon(send_eight, placed)
+                with trio.fail_after(5):
+                    while len(silent.requests) < 8:
+                        await trio.testing.wait_all_tasks_blocked(0.001)
+                nursery.start_soon(send_eight, waiting)
+                await trio.testing.wait_all_tasks_blocked()
+                placed.cancel()
+                for _ in range(steps):
+                    await trio.lowlevel.checkpoint()
+                waiting.cancel()
+                with trio.fail_after(5):
+                    while nursery.child_tasks:
+                        await trio.testing.wait_all_tasks_blocked(0.001)
             answer = await sender.send(request_to(good.url))
         assert (answer.status, answer.trouble) == (200, "")
 

@@ -1,12 +1,13 @@
-"""A simulated server with a little past, and a clock that does not make tests wait."""
+"""Simulated servers with a little past, ways to them, and clocks that do not make tests wait."""
 
 import pytest
 import trio
 import trio.testing
 
-from lightipn.electrum.connection import TlsContexts
+from lightipn.electrum.connection import Connector
 from lightipn.simulator.blocks import SimulatedChain
 from lightipn.simulator.server import SimulatedServer, serve_electrum
+from tests.electrum.memory import MemoryConnector
 from tests.electrum.places import SHOP_SCRIPT
 
 
@@ -20,9 +21,9 @@ def quick_clock() -> trio.testing.MockClock:
 
 
 @pytest.fixture(scope="session")
-def contexts() -> TlsContexts:
-    """TLS contexts; making them takes 30 ms."""
-    return TlsContexts()
+def connector() -> Connector:
+    """The way to servers on sockets; making its TLS contexts takes 30 ms."""
+    return Connector()
 
 
 @pytest.fixture
@@ -40,3 +41,9 @@ async def server(chain: SimulatedChain, nursery: trio.Nursery) -> SimulatedServe
     """An honest server on a free port."""
     server: SimulatedServer = await nursery.start(serve_electrum, chain)
     return server
+
+
+@pytest.fixture
+def memory(chain: SimulatedChain, nursery: trio.Nursery) -> MemoryConnector:
+    """The way to servers in memory, all of the same chain; there are none yet."""
+    return MemoryConnector(nursery, chain)

@@ -1,144 +1,187 @@
-"""Which server is used: rotation, pauses that grow, rest for liars, and the race of the built-in list."""
+"""Which servers are used: slots, the operator's order, and pauses that grow."""
 
 import random
-from collections.abc import Callable, Iterable
-from functools import partial
 
 import pytest
 import structlog.testing
 import trio
 import trio.testing
 
-from lightipn.bitcoin.network import REGTEST
-from lightipn.electrum.address import ServerAddress
-from lightipn.electrum.pool import (
-    FIRST_PAUSE_S,
-    LONGEST_PAUSE_S,
-    MISBEHAVED_PAUSE_S,
-    RACERS,
-    STABLE_SESSION_S,
-    ServerPool,
-)
-from lightipn.electrum.session import Session
+from lightipn.chain.source import ServerState
+from lightipn.electrum.pool import FIRST_PAUSE_S, LONGEST_PAUSE_S, STABLE_SESSION_S
 from lightipn.simulator.behaviour import Behaviour
-from lightipn.simulator.blocks import SimulatedChain
-from lightipn.simulator.server import SimulatedServer, serve_electrum
-from tests.electrum.places import closed_port, where
+from tests.electrum.memory import MemoryConnector
+from tests.electrum.pools import Served, named, pool_of, verdicts, wait_until
+
+Clock = trio.testing.MockClock
+HOSTS = ("a.example", "b.example", "c.example", "d.example")
 
 
-class Served:
-    """Notes the sessions that a pool serves, and keeps them open."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self.changed = trio.Event()
-
-    async def serve(self, session: Session) -> None:
-        """Use a session until it ends."""
-        self.names.append(session.name)
-        self.changed.set()
-        self.changed = trio.Event()
-        await trio.sleep_forever()
-
-    async def wait_count(self, count: int) -> None:
-        """Wait until so many sessions were served."""
-        with trio.fail_after(3600):
-            while len(self.names) < count:
-                await self.changed.wait()
+def pauses_in(logs: list[structlog.typing.EventDict]) -> list[float]:
+    """Return the pauses that were announced."""
+    return [log["next_try_s"] for log in logs if log["event"] == "electrum.session_closed"]
 
 
-def pool_of(addresses: Iterable[ServerAddress], **options: object) -> ServerPool:
-    """Return a pool with a chance that repeats itself."""
-    return ServerPool(list(addresses), REGTEST, chance=random.Random(7), **options)  # type: ignore[arg-type]
+# --- slots -------------------------------------------------------------------------------------------------------
 
 
-def verdicts(pool: ServerPool) -> dict[str, tuple[str, str]]:
-    """Return verdict and reason of every server that was tried."""
-    return {state.name: (state.verdict, state.reason) for state in pool.states()}
-
-
-async def started(nursery: trio.Nursery, chain: SimulatedChain, *behaviours: Behaviour) -> list[SimulatedServer]:
-    """Start one server for each behaviour."""
-    return [await nursery.start(partial(serve_electrum, chain), behaviour) for behaviour in behaviours]
-
-
-async def dead_address() -> ServerAddress:
-    """Return an address on which nobody listens."""
-    return ServerAddress("127.0.0.1", await closed_port(), uses_tls=False)
-
-
-async def wait_until(pool: ServerPool, condition: Callable[[], bool]) -> None:
-    """Wait until the servers' news bring a condition about."""
-    with trio.fail_after(3600):
-        while not condition():
-            await pool.changed.wait()
-
-
-async def test_first_server_is_used(server: SimulatedServer, nursery: trio.Nursery) -> None:
-    """The first configured server that answers is used, alone, and its state says what it told."""
-    pool, served = pool_of([where(server), await dead_address()]), Served()
+async def test_first_server_is_used(memory: MemoryConnector, nursery: trio.Nursery, autojump_clock: Clock) -> None:
+    """With one slot the first configured server is used, alone, and its state says what it told."""
+    memory.add_many("a.example", "b.example")
+    pool, served = pool_of(memory, ["a.example", "b.example"]), Served()
     assert pool.states() == []
     nursery.start_soon(pool.run, served.serve)
     await served.wait_count(1)
+    await trio.sleep(100)
     (state,) = pool.states()
-    assert (state.verdict, state.reason, state.software, state.protocol, state.tip_height) == (
-        "connected",
-        "",
-        "Simulator 1.0",
-        "1.6",
-        12,
-    )
     assert state.latency_ms is not None
+    assert state == ServerState(
+        name=named("a.example").name,
+        verdict="connected",
+        software="Simulator 1.0",
+        protocol="1.6",
+        tip_height=12,
+        latency_ms=state.latency_ms,
+    )
+
+
+@pytest.mark.parametrize("connections", [1, 2, 3, 4])
+async def test_so_many_servers_are_used_in_their_order(
+    memory: MemoryConnector, nursery: trio.Nursery, autojump_clock: Clock, connections: int
+) -> None:
+    """The first servers of the configured order are used, as many as there are slots, and the others left alone."""
+    memory.add_many(*HOSTS)
+    pool, served = pool_of(memory, HOSTS, connections=connections), Served()
+    nursery.start_soon(pool.run, served.serve)
+    await served.wait_open(*HOSTS[:connections])
+    await trio.sleep(1000)
+    assert served.hosts == list(HOSTS[:connections])
+    assert [host for _, host in memory.tries] == list(HOSTS[:connections])
+    assert list(verdicts(pool)) == list(HOSTS[:connections])
+
+
+async def test_a_server_fills_one_slot(memory: MemoryConnector, nursery: trio.Nursery, autojump_clock: Clock) -> None:
+    """With more slots than servers, or a server named twice, there is one session with each and no more."""
+    servers = memory.add_many("a.example", "b.example")
+    pool, served = pool_of(memory, ["a.example", "b.example", "a.example"], connections=5), Served()
+    assert pool.voices() == 2
+    nursery.start_soon(pool.run, served.serve)
+    await served.wait_open("a.example", "b.example")
+    await trio.sleep(1000)
+    assert [server.accepted for server in servers] == [1, 1]
+    assert pool.voices() == 2
+
+
+async def test_lost_server_is_replaced_by_the_next(
+    memory: MemoryConnector, nursery: trio.Nursery, autojump_clock: Clock
+) -> None:
+    """The place of a server that is gone goes to the next one within a moment; sessions that hold are not touched."""
+    memory.add_many(*HOSTS)
+    pool, served = pool_of(memory, HOSTS, connections=2), Served()
+    nursery.start_soon(pool.run, served.serve)
+    await served.wait_open("a.example", "b.example")
+    lost = await memory.kill("a.example")
+    began = trio.current_time()
+    await served.wait_open("b.example", "c.example")
+    assert trio.current_time() - began < FIRST_PAUSE_S
+    memory.revive(lost)
+    await trio.sleep(1000)
+    assert set(served.sessions) == {"b.example", "c.example"}
+    assert len(memory.tries) == 3
 
 
 async def test_next_server_is_tried_at_once(
-    server: SimulatedServer, nursery: trio.Nursery, quick_clock: trio.testing.MockClock
+    memory: MemoryConnector, nursery: trio.Nursery, autojump_clock: Clock
 ) -> None:
-    """Where the first server is dead, the next one is tried without a pause."""
-    dead = await dead_address()
-    pool, served = pool_of([dead, where(server)]), Served()
+    """Where the first server is dead, the next one is tried within a moment."""
+    memory.add("b.example")
+    pool, served = pool_of(memory, ["a.example", "b.example"]), Served()
     began = trio.current_time()
     nursery.start_soon(pool.run, served.serve)
     await served.wait_count(1)
     assert trio.current_time() - began < FIRST_PAUSE_S
-    assert served.names == [where(server).name]
-    assert verdicts(pool)[dead.name][0] == "unavailable"
+    assert verdicts(pool) == {"a.example": "unavailable", "b.example": "connected"}
 
 
-@pytest.mark.slow
-async def test_pauses_grow(nursery: trio.Nursery, quick_clock: trio.testing.MockClock) -> None:
+async def test_each_of_many_slots_is_filled_in_the_end(
+    memory: MemoryConnector, nursery: trio.Nursery, autojump_clock: Clock
+) -> None:
+    """Servers that come up late are found, whatever else comes and goes."""
+    pool, served = pool_of(memory, HOSTS, connections=4), Served()
+    nursery.start_soon(pool.run, served.serve)
+    for place, host in enumerate(HOSTS):
+        memory.add(host)
+        await served.wait_open(*HOSTS[: place + 1])
+        await trio.sleep(30)
+    assert set(verdicts(pool).values()) == {"connected"}
+
+
+async def test_pool_without_servers_waits(memory: MemoryConnector, autojump_clock: Clock) -> None:
+    """A service without any server does not crash: its API still answers, and says that none is connected."""
+    pool = pool_of(memory, [], connections=3)
+    with trio.move_on_after(60) as scope:
+        await pool.run(Served().serve)
+    assert scope.cancelled_caught
+    assert (pool.states(), pool.voices()) == ([], 0)
+
+
+async def test_cancelled_pool_leaves_no_session(memory: MemoryConnector, autojump_clock: Clock) -> None:
+    """When the pool is cancelled, every session is closed."""
+    servers = memory.add_many(*HOSTS)
+    served = Served()
+    async with trio.open_nursery() as users:
+        users.start_soon(pool_of(memory, HOSTS, connections=4).run, served.serve)
+        await served.wait_open(*HOSTS)
+        users.cancel_scope.cancel()
+    await trio.testing.wait_all_tasks_blocked()
+    assert [server.connections for server in servers] == [0] * 4
+
+
+# --- pauses ------------------------------------------------------------------------------------------------------
+
+
+async def test_pauses_grow(memory: MemoryConnector, nursery: trio.Nursery, autojump_clock: Clock) -> None:
     """A dead server is tried again after half a second, then after twice as long each time, up to a minute."""
-    pool = pool_of([await dead_address()])
     with structlog.testing.capture_logs() as logs:
-        nursery.start_soon(pool.run, Served().serve)
+        nursery.start_soon(pool_of(memory, ["a.example"]).run, Served().serve)
         await trio.sleep(400)
-    pauses = [log["next_try_s"] for log in logs if log["event"] == "electrum.session_closed"]
+    pauses = pauses_in(logs)
     wanted = [min(FIRST_PAUSE_S * 2.0**tries, LONGEST_PAUSE_S) for tries in range(len(pauses))]
     assert len(pauses) >= 10
     assert all(0.74 * want <= pause <= 1.26 * want for pause, want in zip(pauses, wanted, strict=True))
 
 
-@pytest.mark.slow
-async def test_pauses_are_jittered(nursery: trio.Nursery, quick_clock: trio.testing.MockClock) -> None:
+async def test_pauses_are_jittered(memory: MemoryConnector, nursery: trio.Nursery, autojump_clock: Clock) -> None:
     """Services that lost a server together do not come back together."""
-    dead = await dead_address()
     with structlog.testing.capture_logs() as logs:
         for seed in range(5):
-            pool = ServerPool([dead], REGTEST, chance=random.Random(seed))
-            nursery.start_soon(pool.run, Served().serve)
+            nursery.start_soon(pool_of(memory, ["a.example"], chance=random.Random(seed)).run, Served().serve)
         await trio.sleep(0.1)
-    pauses = [log["next_try_s"] for log in logs if log["event"] == "electrum.session_closed"]
+    pauses = pauses_in(logs)
     assert len(pauses) == 5
     assert len(set(pauses)) > 1
 
 
-@pytest.mark.slow
+async def test_network_that_is_down_slows_the_whole_list(
+    memory: MemoryConnector, nursery: trio.Nursery, autojump_clock: Clock
+) -> None:
+    """While all of many servers fail, tries become rare over the whole list, not only for each server."""
+    hosts = [f"server{number}.example" for number in range(50)]
+    nursery.start_soon(pool_of(memory, hosts, connections=3).run, Served().serve)
+    await trio.sleep(60)
+    assert 50 <= len(memory.tries) < 150
+    before = len(memory.tries)
+    await trio.sleep(600)
+    assert len(memory.tries) - before <= 3 * 600 / 10 + 3
+
+
 async def test_dropped_link_is_opened_again(
-    server: SimulatedServer, nursery: trio.Nursery, quick_clock: trio.testing.MockClock
+    memory: MemoryConnector, nursery: trio.Nursery, autojump_clock: Clock
 ) -> None:
     """A link that drops is opened again after a short pause, and again, also many times."""
-    pool, served = pool_of([where(server)]), Served()
-    nursery.start_soon(pool.run, served.serve)
+    server = memory.add("a.example")
+    served = Served()
+    nursery.start_soon(pool_of(memory, ["a.example"]).run, served.serve)
     for count in range(1, 5):
         await served.wait_count(count)
         dropped_at = trio.current_time()
@@ -149,13 +192,13 @@ async def test_dropped_link_is_opened_again(
     assert server.accepted == 5
 
 
-@pytest.mark.slow
 async def test_stable_session_starts_pauses_anew(
-    server: SimulatedServer, nursery: trio.Nursery, quick_clock: trio.testing.MockClock
+    memory: MemoryConnector, nursery: trio.Nursery, autojump_clock: Clock
 ) -> None:
     """After a session that lasted, the next pause is the shortest again."""
-    pool, served = pool_of([where(server)]), Served()
-    nursery.start_soon(pool.run, served.serve)
+    server = memory.add("a.example")
+    served = Served()
+    nursery.start_soon(pool_of(memory, ["a.example"]).run, served.serve)
     with structlog.testing.capture_logs() as logs:
         for count in range(1, 4):
             await served.wait_count(count)
@@ -164,145 +207,114 @@ async def test_stable_session_starts_pauses_anew(
         await trio.sleep(STABLE_SESSION_S + 1)
         await server.drop_connections()
         await served.wait_count(5)
-    pauses = [log["next_try_s"] for log in logs if log["event"] == "electrum.session_closed"]
+    pauses = pauses_in(logs)
     assert pauses[2] > 1.4
     assert pauses[3] < 0.7
 
 
-@pytest.mark.parametrize(
-    ("behaviour", "verdict"),
-    [
-        pytest.param(Behaviour(wrong_genesis=True), "misbehaved", id="another network"),
-        pytest.param(Behaviour(garbage=True), "misbehaved", id="garbage"),
-        pytest.param(Behaviour(stalls=True), "unavailable", id="stalls"),
-        pytest.param(Behaviour(max_protocol="1.3"), "refused", id="no protocol in common"),
-    ],
-)
-async def test_bad_server_is_left_for_a_good_one(
-    chain: SimulatedChain,
-    nursery: trio.Nursery,
-    quick_clock: trio.testing.MockClock,
-    behaviour: Behaviour,
-    verdict: str,
+# --- voices and news ---------------------------------------------------------------------------------------------
+
+
+async def test_voices_count_before_anybody_was_tried(
+    memory: MemoryConnector, nursery: trio.Nursery, autojump_clock: Clock
 ) -> None:
-    """A server that cannot be used is named with a verdict, and the next one is used instead."""
-    bad, good = await started(nursery, chain, behaviour, Behaviour())
-    pool, served = pool_of([where(bad), where(good)]), Served()
-    nursery.start_soon(pool.run, served.serve)
-    await served.wait_count(1)
-    assert served.names == [where(good).name]
-    assert verdicts(pool)[where(bad).name][0] == verdict
-    assert verdicts(pool)[where(good).name] == ("connected", "")
-
-
-@pytest.mark.slow
-async def test_liar_rests_for_long(
-    chain: SimulatedChain, nursery: trio.Nursery, quick_clock: trio.testing.MockClock
-) -> None:
-    """A server that misbehaved rests ten minutes, also while the others come and go."""
-    liar, good = await started(nursery, chain, Behaviour(), Behaviour())
-    pool, served = pool_of([where(liar), where(good)]), Served()
-    nursery.start_soon(pool.run, served.serve)
-    await served.wait_count(1)
-    pool.report(where(liar).name, "branch: does not lead to the root")
-    await served.wait_count(2)
-    assert verdicts(pool)[where(liar).name] == ("misbehaved", "branch: does not lead to the root")
-    for count in range(3, 8):
-        await good.drop_connections()
-        await served.wait_count(count)
-    assert set(served.names[1:]) == {where(good).name}
-    assert liar.accepted == 1
-    await trio.sleep(1.3 * MISBEHAVED_PAUSE_S)
-    await good.drop_connections()
-    await served.wait_count(8)
-    assert served.names[-1] == where(liar).name
-
-
-async def test_lone_liar_is_asked_again_soon(
-    server: SimulatedServer, nursery: trio.Nursery, quick_clock: trio.testing.MockClock
-) -> None:
-    """The only server there is gets another chance after about a minute, whatever it did."""
-    pool, served = pool_of([where(server)]), Served()
-    nursery.start_soon(pool.run, served.serve)
-    await served.wait_count(1)
-    pool.report(where(server).name, "lied")
-    began = trio.current_time()
-    await served.wait_count(2)
-    assert 0.7 * LONGEST_PAUSE_S <= trio.current_time() - began <= 1.3 * LONGEST_PAUSE_S
-
-
-async def test_report_about_a_server_not_in_use_changes_nothing(server: SimulatedServer, nursery: trio.Nursery) -> None:
-    """A report about a server that is gone, or unknown, does not end the session with another."""
-    pool, served = pool_of([where(server), await dead_address()]), Served()
-    nursery.start_soon(pool.run, served.serve)
-    await served.wait_count(1)
-    pool.report("electrum.example:50002:s", "lied")
-    await trio.testing.wait_all_tasks_blocked()
-    assert served.names == [where(server).name]
-    assert server.connections == 1
-
-
-async def test_news_are_told(server: SimulatedServer, nursery: trio.Nursery) -> None:
-    """Whoever waits for news of the servers is woken by every change of a verdict."""
-    pool = pool_of([where(server)])
+    """At the start every slot is a voice, so that the first server alone cannot have a payment believed."""
+    for host in HOSTS:
+        memory.add(host, Behaviour(stalls=True))
+    pool = pool_of(memory, HOSTS, connections=3)
+    assert pool.voices() == 3
     nursery.start_soon(pool.run, Served().serve)
-    await wait_until(pool, lambda: bool(pool.states()) and pool.states()[0].verdict == "connected")
+    await trio.sleep(5)
+    assert pool.voices() == 3
+
+
+async def test_dead_server_is_a_voice_until_its_second_failure(
+    memory: MemoryConnector, nursery: trio.Nursery, autojump_clock: Clock
+) -> None:
+    """A server that did not answer twice in a row is no voice any more: it does not hold payments up."""
+    memory.add("a.example")
+    pool, served = pool_of(memory, ["a.example", "dead.example"], connections=2), Served()
+    nursery.start_soon(pool.run, served.serve)
+    await served.wait_open("a.example")
+    while len(memory.tries_of("dead.example")) < 2:
+        await pool.changed.wait()
+    await trio.sleep(0)
+    await trio.sleep(100)
+    assert pool.voices() == 1
+    memory.add("dead.example")
+    await served.wait_open("a.example", "dead.example")
+    assert pool.voices() == 2
+
+
+async def test_voices_between_two_tries(memory: MemoryConnector, nursery: trio.Nursery, autojump_clock: Clock) -> None:
+    """Between its first failure and its second a server still counts: it may be there within moments."""
+    memory.add("a.example")
+    pool, served = pool_of(memory, ["a.example", "dead.example"], connections=2), Served()
+    nursery.start_soon(pool.run, served.serve)
+    await served.wait_open("a.example")
+    while verdicts(pool)["dead.example"] != "unavailable":
+        await pool.changed.wait()
+    assert len(memory.tries_of("dead.example")) == 1
+    assert pool.voices() == 2
+
+
+async def test_voices_outlive_a_lost_link(
+    memory: MemoryConnector, nursery: trio.Nursery, autojump_clock: Clock
+) -> None:
+    """A link that just broke is still a voice until it is back, or could not be opened again."""
+    servers = memory.add_many("a.example", "b.example")
+    pool, served = pool_of(memory, ["a.example", "b.example"], connections=2), Served()
+    nursery.start_soon(pool.run, served.serve)
+    await served.wait_open("a.example", "b.example")
+    await trio.sleep(STABLE_SESSION_S + 1)
+    await servers[0].drop_connections()
+    heard = set()
+    while len(memory.tries_of("a.example")) < 2 or len(served.sessions) < 2:
+        await pool.changed.wait()
+        heard.add(pool.voices())
+    assert heard == {2}
+
+
+async def test_replaced_server_is_no_voice(memory: MemoryConnector, nursery: trio.Nursery, autojump_clock: Clock) -> None:
+    """Where another server took the place of one that is gone, there are as many voices as slots, never more."""
+    memory.add_many(*HOSTS)
+    pool, served = pool_of(memory, HOSTS, connections=2), Served()
+    nursery.start_soon(pool.run, served.serve)
+    await served.wait_open("a.example", "b.example")
+    await memory.kill("a.example")
+    await served.wait_open("b.example", "c.example")
+    assert pool.voices() == 2
+
+
+async def test_news_are_told(memory: MemoryConnector, nursery: trio.Nursery, autojump_clock: Clock) -> None:
+    """Whoever waits for news of the servers is woken by every change of a verdict."""
+    server = memory.add("a.example")
+    pool = pool_of(memory, ["a.example"])
+    nursery.start_soon(pool.run, Served().serve)
+    await wait_until(pool, lambda: verdicts(pool) == {"a.example": "connected"})
     await server.drop_connections()
-    await wait_until(pool, lambda: pool.states()[0].verdict == "unavailable")
+    await wait_until(pool, lambda: verdicts(pool) == {"a.example": "unavailable"})
+    await wait_until(pool, lambda: verdicts(pool) == {"a.example": "connecting"})
 
 
-# --- the built-in list -------------------------------------------------------------------------------------------
-
-
-async def test_builtin_servers_race(
-    chain: SimulatedChain, nursery: trio.Nursery, quick_clock: trio.testing.MockClock
+async def test_state_of_a_server_in_use_is_live(
+    memory: MemoryConnector, nursery: trio.Nursery, autojump_clock: Clock
 ) -> None:
-    """Of a list in which most are dead or stalled, one that answers is found without waiting for the others."""
-    stalled = await started(nursery, chain, *[Behaviour(stalls=True)] * 4)
-    (good,) = await started(nursery, chain, Behaviour())
-    addresses = [where(server) for server in stalled] + [await dead_address() for _ in range(3)] + [where(good)]
-    assert len(addresses) == RACERS
-    pool, served = pool_of(addresses, is_builtin=True), Served()
-    began = trio.current_time()
+    """A server's tip is that of its last notice, and stays known when it is gone."""
+    server = memory.add("a.example")
+    pool, served = pool_of(memory, ["a.example"]), Served()
     nursery.start_soon(pool.run, served.serve)
     await served.wait_count(1)
-    assert served.names == [where(good).name]
-    assert trio.current_time() - began < 1.0
-
-
-@pytest.mark.slow
-async def test_race_without_a_winner_ends(
-    chain: SimulatedChain, nursery: trio.Nursery, quick_clock: trio.testing.MockClock
-) -> None:
-    """When nobody wins the race, the servers are tried in turn, and one that comes back is found."""
-    (server,) = await started(nursery, chain, Behaviour(stalls=True))
-    pool, served = pool_of([await dead_address(), where(server)], is_builtin=True), Served()
-    nursery.start_soon(pool.run, served.serve)
-    await trio.sleep(30)
-    server.behaviour = Behaviour()
-    await served.wait_count(1)
-    assert served.names == [where(server).name]
-
-
-@pytest.mark.slow
-async def test_remembered_server_comes_first(chain: SimulatedChain, nursery: trio.Nursery) -> None:
-    """A built-in server that worked before is used without a race, whatever the order of the list."""
-    servers = await started(nursery, chain, *[Behaviour()] * 5)
-    for known in servers:
-        pool, served = pool_of(map(where, servers), is_builtin=True, remembered=[where(known).name]), Served()
-        async with trio.open_nursery() as users:
-            users.start_soon(pool.run, served.serve)
-            with trio.fail_after(5):
-                await served.wait_count(1)
-            users.cancel_scope.cancel()
-        assert served.names == [where(known).name]
-    assert [server.accepted for server in servers] == [1] * 5
-
-
-async def test_pool_without_servers_waits(nursery: trio.Nursery, quick_clock: trio.testing.MockClock) -> None:
-    """A service without any server does not crash: its API still answers, and says that none is connected."""
-    pool = pool_of([])
-    with trio.move_on_after(60) as scope:
-        await pool.run(Served().serve)
-    assert scope.cancelled_caught
-    assert pool.states() == []
+    server.chain.mine(3)
+    await server.publish()
+    await trio.testing.wait_all_tasks_blocked()
+    assert [state.tip_height for state in pool.states()] == [15]
+    await memory.kill("a.example")
+    await trio.sleep(100)
+    (state,) = pool.states()
+    assert (state.verdict, state.reason, state.software, state.tip_height) == (
+        "unavailable",
+        "connection-refused",
+        "Simulator 1.0",
+        15,
+    )

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightipn.chain.verifier import Unconfirmed
-from lightipn.ledger.entries import LedgerEntry, PaymentState, ReceivedTotals, Replaced, totals_of
+from lightipn.ledger.entries import GONE, Dropped, LedgerEntry, PaymentState, ReceivedTotals, Replaced, totals_of
 from tests.builders import confirmed, entry_of, txid_of
 
 TIP = 1000
@@ -49,7 +49,9 @@ def test_depth_one_is_the_block_itself(confirmations: int, counts_at: int) -> No
     assert entry_of(state=confirmed(50)).counts_at_height(confirmations) == counts_at
 
 
-@pytest.mark.parametrize("state", [None, Replaced(txid_of(9))], ids=["unconfirmed", "replaced"])
+@pytest.mark.parametrize(
+    "state", [None, Replaced(txid_of(9)), Dropped()], ids=["unconfirmed", "replaced", "dropped"]
+)
 def test_payment_outside_a_block_has_no_depth(state: PaymentState | None) -> None:
     """A payment that is in no block reaches no depth at any height."""
     assert entry_of(state=state).counts_at_height(1) is None
@@ -86,10 +88,19 @@ def test_payment_of_nothing_wakes_nobody() -> None:
     assert totals(entry_of(received_sat=40, sent_sat=40, state=confirmed(TIP))) == (0, 0, None)
 
 
-def test_replaced_payment_does_not_count() -> None:
-    """A replaced payment is in neither total."""
-    gone = entry_of(1, received_sat=100, state=Replaced(txid_of(2)))
+@pytest.mark.parametrize("state", [Replaced(txid_of(2)), Dropped()], ids=["replaced", "dropped"])
+def test_gone_payment_does_not_count(state: PaymentState) -> None:
+    """A replaced or dropped payment is in neither total."""
+    assert isinstance(state, GONE)
+    gone = entry_of(1, received_sat=100, state=state)
     assert totals(gone, entry_of(2, received_sat=90)) == (0, 90, None)
+    assert totals(gone) == (0, 0, None)
+
+
+def test_number_of_witnesses_does_not_change_the_totals() -> None:
+    """A claim counts as unconfirmed whether one server held it or five."""
+    assert totals(entry_of(1, received_sat=5, state=Unconfirmed(1))) == (0, 5, None)
+    assert totals(entry_of(1, received_sat=5, state=Unconfirmed(5))) == (0, 5, None)
 
 
 def test_next_change_is_the_earliest_one() -> None:
@@ -121,7 +132,10 @@ ENTRIES = st.lists(
         st.integers(0, 10**6),
         received_sat=st.integers(0, 10**6),
         sent_sat=st.integers(0, 10**6),
-        state=st.none() | st.builds(confirmed, st.integers(1, 150)) | st.just(Replaced(txid_of(-1))),
+        state=st.builds(Unconfirmed, st.integers(1, 5))
+        | st.builds(confirmed, st.integers(1, 150))
+        | st.just(Replaced(txid_of(-1)))
+        | st.just(Dropped()),
         is_coinbase=st.booleans(),
     ),
     max_size=12,
@@ -138,7 +152,7 @@ def test_totals_change_with_blocks_exactly_where_announced(
     assert before.confirmed_sat + before.unconfirmed_sat == sum(
         max(0, entry.net_sat)
         for entry in entries
-        if not isinstance(entry.state, Replaced) and not (entry.is_coinbase and isinstance(entry.state, Unconfirmed))
+        if not isinstance(entry.state, GONE) and not (entry.is_coinbase and isinstance(entry.state, Unconfirmed))
     )
     last_same = 10**6 if before.changes_at_height is None else before.changes_at_height - 1
     assert last_same >= tip_height
@@ -147,6 +161,16 @@ def test_totals_change_with_blocks_exactly_where_announced(
         after = totals_of(entries, tip_height=before.changes_at_height, confirmations=confirmations)
         assert after.confirmed_sat > before.confirmed_sat
         assert after.confirmed_sat + after.unconfirmed_sat == before.confirmed_sat + before.unconfirmed_sat
+
+
+@given(ENTRIES, st.integers(0, 300), st.integers(1, 120))
+@settings(deadline=None, max_examples=50)
+def test_totals_never_count_what_is_gone(entries: list[LedgerEntry], tip_height: int, confirmations: int) -> None:
+    """With the gone payments left out the totals, and the height of the next change, are the same."""
+    standing = [entry for entry in entries if not isinstance(entry.state, Replaced | Dropped)]
+    assert totals(*entries, tip_height=tip_height, confirmations=confirmations) == totals(
+        *standing, tip_height=tip_height, confirmations=confirmations
+    )
 
 
 @given(ENTRIES, st.integers(0, 300), st.integers(1, 119))

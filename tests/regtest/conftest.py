@@ -103,6 +103,15 @@ async def private_electrumx(private_bitcoind: Bitcoind, tmp_path: Path) -> Async
 
 
 @pytest.fixture
+async def private_pair(
+    private_bitcoind: Bitcoind, private_electrumx: ElectrumX, tmp_path: Path
+) -> AsyncIterator[tuple[ElectrumX, ElectrumX]]:
+    """Two of ElectrumX over ``private_bitcoind``."""
+    async with open_electrumx(private_bitcoind, tmp_path / "electrumx-2") as second:
+        yield private_electrumx, second
+
+
+@pytest.fixture
 async def shop() -> AsyncIterator[Shop]:
     """A receiver of callbacks that acknowledges what it hears."""
     async with open_shop() as opened:

@@ -18,7 +18,6 @@ import socket
 import ssl
 import subprocess
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ import httpx
 import trio
 
 from lightipn.bitcoin.hashes import hex_of, scripthash_of, sha256d
+from tests.regtest.electrum_link import ElectrumLink, RpcError
 
 AddressKind = Literal["legacy", "p2sh-segwit", "bech32", "bech32m", "p2wsh"]
 
@@ -73,14 +73,6 @@ class ProgramMissingError(Exception):
 
 class NodeError(Exception):
     """A process did not start, ended, or let a deadline pass; carries the last lines it wrote."""
-
-
-class RpcError(Exception):
-    """A well-formed refusal of bitcoind or ElectrumX; carries its ``code``."""
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(f"{message} (code {code})")
-        self.code = code
 
 
 def find_program(name: str) -> Path:
@@ -203,6 +195,7 @@ class Bitcoind(Node):
         super().__init__("bitcoind", folder)
         self.rpc_port = free_port()
         self.listen_port = listen_port
+        self.more_options: tuple[str, ...] = ()  # from the next start on
         self.url = f"http://127.0.0.1:{self.rpc_port}"
         self.cookie_path = folder / "regtest" / ".cookie"  # user and password; new ones at every start
 
@@ -217,7 +210,7 @@ class Bitcoind(Node):
         if self.listen_port is not None:
             listen = ["-listen=1", f"-bind=127.0.0.1:{self.listen_port}"]
         options = [*BITCOIND_OPTIONS, *listen, f"-datadir={self.folder}", f"-rpcport={self.rpc_port}"]
-        self.launch(options, {"HOME": str(self.folder)})
+        self.launch([*options, *self.more_options], {"HOME": str(self.folder)})
         await self.wait_ready()
         await self.prepare()
 
@@ -333,49 +326,6 @@ class Bitcoind(Node):
         """Return the scripthash of an address, in hex as Electrum prints it."""
         script = (await self.rpc("validateaddress", address))["scriptPubKey"]
         return hex_of(scripthash_of(bytes.fromhex(script)))
-
-
-class ElectrumLink:
-    """One connection to an Electrum server, as thin as a test needs it; a notification is never lost."""
-
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self.stream = stream
-        self.received = bytearray()
-        self.notifications: deque[dict[str, Any]] = deque()
-        self.last_id = 0
-
-    async def request(self, method: str, *params: Any) -> Any:
-        """Ask, and return the result.
-
-        Raises:
-            RpcError: the server refused.
-            EOFError: the server closed the connection.
-        """
-        self.last_id += 1
-        message = {"jsonrpc": "2.0", "id": self.last_id, "method": method, "params": params}
-        await self.stream.send_all(json.dumps(message).encode() + b"\n")
-        while "id" not in (answer := await self.receive_line()):
-            self.notifications.append(answer)
-        if error := answer.get("error"):
-            raise RpcError(error["code"], f"{method}: {error['message']}")
-        return answer["result"]
-
-    async def receive_notification(self) -> dict[str, Any]:
-        """Return the next notification; raises as ``request`` does."""
-        if self.notifications:
-            return self.notifications.popleft()
-        return await self.receive_line()
-
-    async def receive_line(self) -> dict[str, Any]:
-        """Return the next message of any kind; raises as ``request`` does."""
-        while (end := self.received.find(b"\n")) < 0:
-            received = await self.stream.receive_some()
-            if not received:
-                raise EOFError("the server closed the connection")
-            self.received += received
-        line = bytes(self.received[:end])
-        del self.received[: end + 1]
-        return json.loads(line)
 
 
 class ElectrumX(Node):

@@ -146,7 +146,7 @@ class Story:
         self._service_gone = trio.Event()
         self.running = await self.nursery.start(self._run_service)
         assert self.running is not None
-        self.secret = self.secret or await self.running.service.create_key("shop")
+        self.secret = self.secret or await self.running.service.owners.create_key("shop")
         return self.running
 
     async def _run_service(self, *, task_status: trio.TaskStatus[RunningService]) -> None:
@@ -240,7 +240,7 @@ class Story:
     async def deliveries(self) -> list[Delivery]:
         """Return all messages, read as an operator's command reads them."""
         async with open_service_tools(self.config()) as tools:
-            return await tools.list_deliveries(limit=1000)
+            return await tools.deliveries.list(limit=1000)
 
     async def entries(self, script: bytes = SHOP_SCRIPT) -> dict[Txid, LedgerEntry]:
         """Return the ledger entries of a script."""

@@ -154,7 +154,7 @@ async def test_watch_added_by_a_command_is_acted_on(story: Story) -> None:
     assert address is not None
     await story.pay(9_000)
     async with open_service_tools(story.config()) as tools:
-        await tools.subscribe(
+        await tools.subscriptions.subscribe(
             dialect="ipn",
             owner="operator",
             address=address,
@@ -174,7 +174,7 @@ async def test_watch_removed_by_a_command_is_told_no_more(story: Story) -> None:
     await story.watch(other)
     await story.wait_ready()
     async with open_service_tools(story.config()) as tools:
-        assert await tools.unsubscribe(address, url=None) == 1
+        assert await tools.subscriptions.unsubscribe(address, url=None) == 1
 
     async def is_forgotten() -> bool:
         return (await story.ask("/readyz")).json()["watches"]["total"] == 1

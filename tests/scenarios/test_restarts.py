@@ -35,7 +35,7 @@ async def test_kill_while_the_shop_is_being_told(story: Story) -> None:
     assert (delivery.message_id, delivery.state, delivery.attempts) == (left.message_id, "acknowledged", 2)
     assert [(ipn.message_id, ipn.unconfirmed) for ipn in story.shop.ipns] == [(left.message_id, "0.0005")] * 2
     assert story.running is not None
-    _, attempts = await story.running.service.show_delivery(delivery.message_key)
+    _, attempts = await story.running.service.deliveries.show(delivery.message_key)
     assert [attempt.outcome for attempt in attempts] == ["interrupted", "acknowledged"]
 
 

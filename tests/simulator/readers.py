@@ -1,5 +1,8 @@
 """What tests read from a simulated chain, past the code under test where that is possible."""
 
+import hashlib
+from typing import Any
+
 from lightipn.bitcoin.hashes import Txid, hex_of, scripthash_of
 from lightipn.bitcoin.network import REGTEST
 from lightipn.bitcoin.transaction import Transaction, parse_transaction
@@ -35,3 +38,14 @@ def shop_status(chain: SimulatedChain) -> str:
 def confirmed_txid(chain: SimulatedChain) -> Txid:
     """Return the shop's payment in block 3."""
     return chain.history(SCRIPTHASH)[0].txid
+
+
+def status_of_list(entries: list[dict[str, Any]]) -> str | None:
+    """Return the status that goes with a history as it was told on the wire, computed without the code under test."""
+    text = "".join(f"{entry['tx_hash']}:{entry['height']}:" for entry in entries)
+    return hashlib.sha256(text.encode()).hexdigest() if text else None
+
+
+def heights_of(entries: list[dict[str, Any]]) -> list[int]:
+    """Return the heights of a history as it was told on the wire."""
+    return [entry["height"] for entry in entries]

@@ -71,6 +71,21 @@ def test_copy_shares_the_past_only() -> None:
     assert chain.header_at(3) != twin.header_at(3)
 
 
+def test_copy_continues_like_its_original() -> None:
+    """A copy with the same seed, treated alike, yields the same bytes, whatever happens to a third."""
+    chain, spend = SimulatedChain(), Outpoint(Txid(sha256(b"nowhere")), 0)
+    first = chain.pay(SCRIPT, 1000)
+    chain.mine(2, include=[])
+
+    def story(told: SimulatedChain) -> tuple[Txid, Txid, bytes]:
+        return told.replace(first), told.pay(SCRIPT, 5000, spend=[spend]), told.mine()[0].header
+
+    twin, bystander = chain.copy(seed=0), chain.copy(seed=0)
+    bystander.pay(SCRIPT, 1, spend=[spend])
+    bystander.evict(first)
+    assert story(chain) == story(twin)
+
+
 @pytest.mark.parametrize(("start_time", "first"), [(None, 1296688602 + 600), (1_700_000_000, 1_700_000_000)])
 def test_time_advances_by_ten_minutes(start_time: int | None, first: int) -> None:
     """Block 1 has the start time, or follows genesis by 600 s; each later block is 600 s later."""

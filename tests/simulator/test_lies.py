@@ -1,5 +1,6 @@
 """Every way in which the simulated server misbehaves, each seen by a bare client."""
 
+import re
 from dataclasses import fields
 from typing import Any
 
@@ -12,10 +13,13 @@ from lightipn.bitcoin.network import MAINNET
 from lightipn.bitcoin.transaction import parse_transaction
 from lightipn.chain.history import status_of
 from lightipn.simulator import forge
-from lightipn.simulator.behaviour import Behaviour
+from lightipn.simulator.behaviour import HONEST_FIELDS, Behaviour
 from lightipn.simulator.blocks import SimulatedChain
-from lightipn.simulator.lies import LIES
+from lightipn.simulator.false_answers import PHISHING
+from lightipn.simulator.invention import InventedPayment
+from lightipn.simulator.lies import HISTORY_LIES, LIES
 from lightipn.simulator.methods import METHODS
+from lightipn.simulator.outlook import ALTERING_FIELDS
 from lightipn.simulator.server import SimulatedServer
 from lightipn.simulator.session import HUGE_LINE_BYTES
 from tests.simulator.line_client import LineClient, open_client
@@ -36,16 +40,30 @@ def paid_in_block(chain: SimulatedChain) -> Txid:
 
 
 def test_every_lie_has_its_field_and_method() -> None:
-    """Every row of the table names a field of the behaviour and a method that exist."""
+    """Every row of the tables names a field of the behaviour and a method that exist."""
     names = {field.name for field in fields(Behaviour)}
-    assert {row[0] for row in LIES} <= names
+    assert {row[0] for row in (*LIES, *HISTORY_LIES)} | ALTERING_FIELDS | HONEST_FIELDS <= names
     assert {row[1] for row in LIES} <= METHODS.keys()
+
+
+def test_every_field_is_explained() -> None:
+    """The docstring of the behaviour names every field, in the order of the fields, each once."""
+    explained = re.findall(r"^        (\w+(?:, \w+)*):", Behaviour.__doc__ or "", re.MULTILINE)
+    assert ", ".join(explained).split(", ") == [field.name for field in fields(Behaviour)]
 
 
 def test_honest_behaviour_switches_nothing_on() -> None:
     """The default behaviour is honest, and each misbehaviour is one field that differs from it."""
     assert Behaviour().switched_on() == frozenset()
     assert Behaviour(tip_inflated=2, hides=frozenset({Txid(bytes(32))})).switched_on() == {"tip_inflated", "hides"}
+
+
+def test_limits_are_no_lies() -> None:
+    """A server with limits is honest, and one with a lie is not; a behaviour can be the key of a table."""
+    assert Behaviour(max_history=9, cost_hard_limit=10, software="other").is_honest
+    assert not Behaviour(stale_tip=0).is_honest
+    lie = InventedPayment(script=SCRIPT, amount_sat=1)
+    assert len({Behaviour(), Behaviour(), Behaviour(invents=(lie,)), Behaviour(invents=(lie,))}) == 2
 
 
 async def test_software_and_protocol_are_as_told(server: SimulatedServer) -> None:
@@ -223,3 +241,62 @@ async def test_history_may_be_served_as_empty(server: SimulatedServer) -> None:
         balance = await client.result("blockchain.scripthash.get_balance", SHOP)
     assert answers == [None, []]
     assert balance == {"confirmed": 100_000, "unconfirmed": 7_000}
+
+
+async def test_transactions_may_be_denied(server: SimulatedServer, chain: SimulatedChain) -> None:
+    """A server that denies transactions does so in the words for an unknown one, and lists and proves them still."""
+    txid = hex_of(paid_in_block(chain))
+    async with open_client(server) as client:
+        unknown = (await client.ask("blockchain.transaction.get", "ff" * 32))["error"]
+        assert "result" in await client.ask("blockchain.transaction.get", txid)
+        server.behaviour = Behaviour(denies_transactions=True)
+        assert (await client.ask("blockchain.transaction.get", txid))["error"] == unknown
+        assert unknown["code"] == 2
+        assert txid in [entry["tx_hash"] for entry in await client.result(HISTORY, SHOP)]
+        assert (await client.result(MERKLE, txid, 3))["pos"] == 2
+
+
+@pytest.mark.parametrize("wanted", ["1.4", "1.6", ["1.4", "1.6"]], ids=str)
+async def test_protocol_may_be_downgraded(server: SimulatedServer, wanted: object) -> None:
+    """With ``old_protocol`` the server answers 1.2, whatever was asked for; an honest one does not."""
+    async with open_client(server, None) as client:
+        assert (await client.result("server.version", "test", wanted))[1] in ("1.4", "1.6")
+    server.behaviour = Behaviour(old_protocol=True)
+    async with open_client(server, None) as client:
+        assert await client.result("server.version", "test", wanted) == ["Simulator 1.0", "1.2"]
+
+
+async def test_old_server_may_refuse(server: SimulatedServer) -> None:
+    """A server whose highest protocol is below 1.4 refuses every newer client, and hangs up."""
+    server.behaviour = Behaviour(max_protocol="1.2")
+    async with open_client(server, None) as client:
+        assert await client.refusal("server.version", "test", ["1.4", "1.6"]) == 1
+        assert await client.receive_line() == b""
+
+
+async def test_texts_may_phish(server: SimulatedServer) -> None:
+    """With ``phishing_text`` every text of the server's own carries a link and what a terminal obeys."""
+    server.behaviour = Behaviour(phishing_text=True, software="Fulcrum 2.1.1", batch_limit=1)
+    async with open_client(server, None) as client:
+        texts = [(await client.result("server.version", "test", "1.6"))[0]]
+        assert texts[0].startswith("Fulcrum 2.1.1 ")
+        texts.append((await client.result("server.features"))["server_version"])
+        texts.append(await client.result("server.banner"))
+        for method, *params in (("nonsense",), ("blockchain.transaction.get", "ff" * 32), (HISTORY, "no hash")):
+            texts.append((await client.ask(method, *params))["error"]["message"])
+        for message in ([{"id": 1, "method": "server.ping"}] * 2, [], 7):
+            await client.send(message)
+            texts.append((await client.receive())["error"]["message"])
+        await client.stream.send_all(b"no json\n")
+        texts.append((await client.receive())["error"]["message"])
+    assert all(PHISHING in text for text in texts)
+    assert "http://" in PHISHING
+    assert "\x1b[" in PHISHING
+
+
+async def test_honest_texts_are_plain(server: SimulatedServer) -> None:
+    """An honest server's texts hold nothing that a terminal obeys."""
+    async with open_client(server) as client:
+        texts = [await client.result("server.banner"), (await client.result("server.features"))["server_version"]]
+        texts.append((await client.ask("blockchain.transaction.get", "ff" * 32))["error"]["message"])
+    assert all(text.isprintable() and "http" not in text for text in texts)

@@ -1,9 +1,8 @@
 """The server's sockets: pieces of lines, buffers, delays, TLS and hanging up."""
 
 import contextlib
-import shutil
 import ssl
-import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from lightipn.simulator import forge
 from lightipn.simulator.behaviour import Behaviour
 from lightipn.simulator.blocks import SimulatedChain
 from lightipn.simulator.server import MAX_LINE_BYTES, MAX_UNSENT_BYTES, SimulatedServer, serve_electrum
+from tests.simulator.certificates import self_signed
 from tests.simulator.line_client import LineClient, open_client
 from tests.simulator.readers import SCRIPT, SHOP, shop_status
 
@@ -97,27 +97,12 @@ async def test_overlong_line_ends_the_connection(server: SimulatedServer) -> Non
         assert await client.is_hung_up()
 
 
-@pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    """A self-signed certificate for 127.0.0.1, its key beside it."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("there is no openssl to make a certificate with")
-    path = tmp_path / "server.crt"
-    command = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-subj", "/CN=simulator", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
-    subprocess.run([*command, "-out", path, "-keyout", path.with_suffix(".key")], check=True, capture_output=True)
-    return path
-
-
-async def test_tls_is_spoken(chain: SimulatedChain, nursery: trio.Nursery, certificate: Path) -> None:
+async def test_tls_is_spoken(chain: SimulatedChain, nursery: trio.Nursery, tmp_path: Path) -> None:
     """With a TLS context the same conversation is held over TLS."""
-    theirs, ours = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
-    theirs.load_cert_chain(certificate, certificate.with_suffix(".key"))
-    ours.load_verify_locations(certificate)
-    server = await nursery.start(
-        lambda *, task_status: serve_electrum(chain, ssl_context=theirs, task_status=task_status)
-    )
+    file = tmp_path / "server.pem"
+    theirs, ours = self_signed(file), ssl.create_default_context()
+    ours.load_verify_locations(file)
+    server = await nursery.start(partial(serve_electrum, chain, ssl_context=theirs))
     stream = await trio.open_ssl_over_tcp_stream("127.0.0.1", server.port, ssl_context=ours)
     client = LineClient(stream)
     await client.result("server.version", "test", "1.6")
@@ -126,6 +111,26 @@ async def test_tls_is_spoken(chain: SimulatedChain, nursery: trio.Nursery, certi
     await server.publish()
     assert await client.notice() == (SUBSCRIBE, [SHOP, shop_status(chain)])
     await trio.aclose_forcefully(stream)
+
+
+async def test_certificate_may_change(chain: SimulatedChain, tmp_path: Path) -> None:
+    """A server may come back to its port with another certificate, which who trusted the old one does not trust."""
+    ours, port, told = ssl.create_default_context(), 0, []
+    for name in ("old.pem", "new.pem"):
+        theirs = self_signed(tmp_path / name)
+        ours.load_verify_locations(tmp_path / "old.pem")
+        async with trio.open_nursery() as nursery:
+            server = await nursery.start(partial(serve_electrum, chain, port=port, ssl_context=theirs))
+            port = server.port
+            stream = await trio.open_ssl_over_tcp_stream("127.0.0.1", port, ssl_context=ours)
+            try:
+                await stream.do_handshake()
+                told.append(await LineClient(stream).result("server.version", "test", "1.6"))
+            except trio.BrokenResourceError as error:
+                told.append(type(error.__cause__))
+            await trio.aclose_forcefully(stream)
+            nursery.cancel_scope.cancel()
+    assert told == [["Simulator 1.0", "1.6"], ssl.SSLCertVerificationError]
 
 
 # What takes time runs over streams in memory, under a clock that jumps.

@@ -12,7 +12,7 @@ from lightipn.bitcoin.extended_key import MAX_CHILD_INDEX, AddressChain
 from lightipn.dialects.ipn import wire
 from lightipn.dialects.ipn.policy import DEFAULT_CONFIRMS, MAX_CONFIRMS
 from lightipn.errors import RequestError
-from lightipn.service import Service
+from lightipn.service.desk import Service
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ def ipn_routes(service: Service, doorkeeper: Doorkeeper, settings: IpnSettings) 
         else:
             address = required(parameters, "address")
         depth = whole_number(parameters, "confirms", default=settings.confirmations, lowest=1, highest=MAX_CONFIRMS)
-        totals = await service.received(address, confirmations=depth)
+        totals = await service.totals.received(address, confirmations=depth)
         body = wire.encode_totals(confirmed_sat=totals.confirmed_sat, unconfirmed_sat=totals.unconfirmed_sat)
         return Response(body, media_type="application/json")
 
@@ -60,7 +60,7 @@ def ipn_routes(service: Service, doorkeeper: Doorkeeper, settings: IpnSettings) 
             parameters = await parameters_of(request)
             owner = await doorkeeper.owner_of(request, parameters, dialect="ipn")
             depth = whole_number(parameters, "max_confirms", default=DEFAULT_CONFIRMS, lowest=1, highest=MAX_CONFIRMS)
-            await service.subscribe(
+            await service.subscriptions.subscribe(
                 dialect="ipn",
                 owner=owner,
                 address=required(parameters, "address"),

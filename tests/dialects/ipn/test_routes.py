@@ -22,7 +22,7 @@ from lightipn.dialects.ipn.routes import IpnSettings, ipn_routes
 from lightipn.dialects.ipn.wire import decode_terms
 from lightipn.errors import StoreError
 from lightipn.ledger.entries import LedgerEntry
-from lightipn.service import Doorbells, Service, no_bell
+from lightipn.service.desk import Doorbells, Service, no_bell
 from lightipn.store import chain, ledger
 from lightipn.store.database import Database, Store, open_store
 from tests.builders import OTHER_SCRIPT, SCRIPT, confirmed, entry_of
@@ -51,7 +51,7 @@ class Shop:
 
     async def subscribed(self) -> list[tuple[str, str, str, int]]:
         """Return owner, address, URL and depth of every subscription."""
-        found = await self.service.list_subscriptions()
+        found = await self.service.subscriptions.list()
         return [(item.owner, item.address, item.url, decode_terms(item.terms).max_confirms) for item in found]
 
 
@@ -93,7 +93,7 @@ async def open_shop(folder: Path, *, anonymous: list[str], xpub: str = "") -> As
         app = build_app(
             ipn_routes(service, Doorkeeper(service, anonymous=anonymous), settings), stop_for=failures.append
         )
-        secret = await service.create_key("shop")
+        secret = await service.owners.create_key("shop")
         transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://ipn.example") as client:
             yield Shop(client, store, service, secret)
@@ -322,7 +322,7 @@ async def test_bad_bodies_fail_like_bad_parameters(shop: Shop) -> None:
 async def test_paid_address_is_told_at_once(shop: Shop) -> None:
     """An address that was paid before the subscription has a message that is due."""
     await shop.get("/btc_ipn", address=WATCHED_TEXT, url=URL)
-    (delivery,) = await shop.service.list_deliveries(limit=9)
+    (delivery,) = await shop.service.deliveries.list(limit=9)
     assert (delivery.state, delivery.attempts) == ("due", 0)
 
 
@@ -367,14 +367,14 @@ async def test_without_a_good_key_nothing_is_answered(shop: Shop) -> None:
 async def test_revoked_key_is_refused_from_the_next_request_on(shop: Shop) -> None:
     """The first request after the revocation is 401 already."""
     assert (await shop.get("/btc", address=WATCHED_TEXT)).status_code == 200
-    await shop.service.revoke_key("shop")
+    await shop.service.owners.revoke_keys("shop")
     assert (await shop.get("/btc", address=WATCHED_TEXT)).status_code == 401
     assert (await shop.get("/btc_ipn", address=WATCHED_TEXT, url=URL)).status_code == 401
 
 
 async def test_owners_have_their_own_subscriptions(shop: Shop) -> None:
     """The same address and URL of two owners are two subscriptions."""
-    other = await shop.service.create_key("other")
+    other = await shop.service.owners.create_key("other")
     await shop.get("/btc_ipn", address=WATCHED_TEXT, url=URL)
     await shop.client.get("/btc_ipn", params={"address": WATCHED_TEXT, "url": URL, "key": other, "max_confirms": 1})
     assert await shop.subscribed() == [("shop", WATCHED_TEXT, URL, 3), ("other", WATCHED_TEXT, URL, 1)]

@@ -1,0 +1,6 @@
+"""Everything a caller can ask, cut by subject; no HTTP in it.
+
+Questions and changes of routes and commands enter, values leave; ``desk`` puts the parts together.
+Laws: a change is a row and a doorbell, so the service never calls the tracker; the parts do not know each other, but
+for the rule of what an owner may be called.
+"""

@@ -1,0 +1,141 @@
+"""What addresses received, and looking up those that are not watched."""
+
+from collections.abc import Callable
+
+import trio
+
+from lightipn.bitcoin.address import Address, parse_address
+from lightipn.bitcoin.hashes import ScriptHash
+from lightipn.bitcoin.network import Network
+from lightipn.errors import RequestError
+from lightipn.ledger.entries import ReceivedTotals, totals_of
+from lightipn.store import chain, ledger
+from lightipn.store.database import Database, Store
+
+LOOKUPS_AT_ONCE = 4
+LOOKUP_WAIT_S = 10.0
+# A looked-up address stays watched for a while, so that a shop that polls is answered at once and from live data.
+LOOKUP_KEEP_S = 600
+MOST_LOOKUPS = 5000
+
+
+class Totals:
+    """What addresses received, whether they are watched or not.
+
+    Args:
+        ring_watches: a script was added, or must be asked again.
+        progress: returns an event that is set when the next history has been committed.
+        clock: unix seconds.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        network: Network,
+        *,
+        ring_watches: Callable[[], None],
+        progress: Callable[[], trio.Event],
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._network = network
+        self._ring_watches = ring_watches
+        self._progress = progress
+        self._clock = clock
+        self._lookup_slots = trio.CapacityLimiter(LOOKUPS_AT_ONCE)
+        self._lookups: dict[ScriptHash, trio.Event] = {}
+
+    async def received(self, address: str, *, confirmations: int) -> ReceivedTotals:
+        """Return what an address received; one that is not watched is looked up, and proved the same way.
+
+        Args:
+            confirmations: the depth at which a payment counts as confirmed.
+
+        Raises:
+            RequestError: ``bad-address``; ``lookup-pending`` (503) if it is not there within 10 s, the work goes
+                on; ``too-many-lookups`` (503); ``history-too-long`` (503) past 1,000 entries.
+        """
+        checked = parse_address(address, self._network)
+        found = await self.known_received(address, confirmations=confirmations)
+        with trio.move_on_after(LOOKUP_WAIT_S):
+            while found is None:  # a lookup that was joined may have been given up by the caller who began it
+                await self._look_up(checked)
+                found = await self.known_received(address, confirmations=confirmations)
+        if found is not None:
+            return found
+        raise RequestError(
+            "the address is being looked up; ask again in a while", code="lookup-pending", status_hint=503
+        )
+
+    async def known_received(self, address: str, *, confirmations: int) -> ReceivedTotals | None:
+        """Return the totals if the address' history was worked in before, else None; nobody is asked.
+
+        Raises:
+            RequestError: ``bad-address``; 503 if its history cannot be read.
+        """
+        checked = parse_address(address, self._network)
+
+        def work(db: Database) -> tuple[ledger.ScriptRecord | None, ReceivedTotals | None]:
+            record = ledger.load_script(db, checked.scripthash)
+            payments = ledger.load_payments(db, checked.scripthash)
+            if record is None or payments is None or record.absorbed_at is None:
+                return record, None
+            return record, totals_of(
+                payments.entries.values(), tip_height=chain.load_tip_height(db), confirmations=confirmations
+            )
+
+        record, totals = await self._store.read(work)
+        if record is not None and record.trouble:
+            raise RequestError(
+                f"the history of this address cannot be read ({record.trouble})", code=record.trouble, status_hint=503
+            )
+        if record is not None and totals is not None and record.wanted_until is not None:
+            until = int(self._clock()) + LOOKUP_KEEP_S
+            if until - record.wanted_until > LOOKUP_KEEP_S // 2:  # not a write for every poll
+                await self._store.transact(lambda db: ledger.want_script(db, checked, until=until, must_ask=False))
+        return totals
+
+    async def _look_up(self, address: Address) -> None:
+        """Have an address' history worked in, and wait for it; several callers share one lookup."""
+        under_way = self._lookups.get(address.scripthash)
+        if under_way is not None:
+            await under_way.wait()
+            return
+        finished = self._lookups[address.scripthash] = trio.Event()
+        try:
+            async with self._lookup_slots:
+                await self.request_lookup(address)
+                while True:
+                    progress = self._progress()  # taken before the look, so that nothing is missed in between
+                    if await self._store.read(lambda db: _is_settled(db, address.scripthash)):
+                        return
+                    await progress.wait()
+        finally:
+            del self._lookups[address.scripthash]
+            finished.set()
+
+    async def request_lookup(self, address: Address) -> None:
+        """Leave a row that has the running service work in an address' history.
+
+        Raises:
+            RequestError: 503 ``too-many-lookups``.
+        """
+        until = int(self._clock()) + LOOKUP_KEEP_S
+
+        def work(db: Database) -> None:
+            is_new = ledger.load_script(db, address.scripthash) is None
+            if is_new and ledger.count_lookups(db) >= MOST_LOOKUPS:
+                raise RequestError(
+                    "too many addresses are looked up at present; watch those you need",
+                    code="too-many-lookups",
+                    status_hint=503,
+                )
+            ledger.want_script(db, address, until=until, must_ask=True)
+
+        await self._store.transact(work)
+        self._ring_watches()
+
+
+def _is_settled(db: Database, scripthash: ScriptHash) -> bool:
+    record = ledger.load_script(db, scripthash)
+    return record is None or record.absorbed_at is not None or record.trouble != ""

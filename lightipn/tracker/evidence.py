@@ -1,0 +1,329 @@
+"""What is asked of servers before a claim is judged: transactions, proofs, and who else says so.
+
+Nobody is believed alone. A transaction and a branch prove themselves, so any server may supply them; one that supplies
+a false one is reported, and the next is asked. An unconfirmed payment cannot be proved: it is believed once enough
+servers hold it, its inputs are there, and nothing that stands contradicts it.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+import trio
+
+from lightipn.bitcoin.hashes import ScriptHash, Txid, hex_of, scripthash_of
+from lightipn.bitcoin.header import parse_header
+from lightipn.bitcoin.transaction import Outpoint, Transaction
+from lightipn.chain.history import HistoryEntry
+from lightipn.chain.source import ChainSource, MerkleBranch, Misbehaviour
+from lightipn.chain.verifier import Confirmed, Evidence, Missing, Unconfirmed, accept_branch, accept_transaction
+from lightipn.errors import MerkleBranchError, SourceError, SourceRefusedError, TransactionError
+from lightipn.ledger.entries import LedgerEntry
+from lightipn.tracker.chain_follower import ChainFollower
+
+# So many transactions or branches of one history are asked for at a time: a long history costs no task per entry.
+EVIDENCE_PAGE = 500
+HEARING_TIMEOUT_S = 5.0
+PREVOUTS_TIMEOUT_S = 2.0
+MOST_PREVOUTS = 100
+PARENTS_KEPT = 200
+
+log = structlog.get_logger("tracker")
+
+
+@dataclass(slots=True)
+class Hearing:
+    """Who holds a transaction.
+
+    Args:
+        transaction: None where nobody does.
+        denying: servers that answered that they do not know it.
+    """
+
+    transaction: Transaction | None = None
+    holding: set[str] = field(default_factory=set)
+    denying: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Prevout:
+    """An output that a payment spends."""
+
+    outpoint: Outpoint
+    scripthash: ScriptHash
+    amount_sat: int
+
+
+class EvidenceFetcher:
+    """Asks a source for what a verdict needs.
+
+    Args:
+        min_seen_by: servers that must hold an unconfirmed payment; fewer where fewer can be asked.
+    """
+
+    def __init__(self, source: ChainSource, follower: ChainFollower, *, min_seen_by: int) -> None:
+        self._source = source
+        self._follower = follower
+        self._min_seen_by = min_seen_by
+        self._parents: OrderedDict[Txid, Transaction] = OrderedDict()
+
+    @property
+    def needed(self) -> int:
+        """How many servers must hold an unconfirmed payment now."""
+        return max(1, min(self._min_seen_by, self._source.voices()))
+
+    async def fetch(self, missing: Missing, entries: Iterable[LedgerEntry], server: str) -> Evidence:
+        """Fetch what is missing, all at once; what cannot be had leaves its entry unproved, and no other.
+
+        Args:
+            entries: what is known of the script.
+            server: who made the claims; it is asked first.
+        """
+        evidence = Evidence()
+        held = list(entries)
+        wanted = max(len(missing.transactions), len(missing.branches), len(missing.witnesses))
+        for page in range(0, wanted, EVIDENCE_PAGE):
+            part = slice(page, page + EVIDENCE_PAGE)
+            async with trio.open_nursery() as nursery:
+                for txid in missing.transactions[part]:
+                    nursery.start_soon(self._fetch_transaction, txid, evidence, server)
+                for claim in missing.branches[part]:
+                    nursery.start_soon(self._fetch_proof, claim, evidence, server)
+                for txid in missing.witnesses[part]:
+                    nursery.start_soon(self.admit, txid, evidence, held, server)
+        return evidence
+
+    # --- what proves itself ---
+
+    async def transaction(self, txid: Txid, server: str) -> Transaction:
+        """Return a transaction from any server, the named one first.
+
+        Raises:
+            SourceError: nobody has it, or nobody answers.
+        """
+        avoid: set[str] = set()
+        while True:
+            answer = await self._source.fetch_transaction(txid, prefer=server, avoid=avoid)
+            try:
+                return accept_transaction(txid, answer.raw)
+            except TransactionError as error:
+                self._report_transaction(answer.server, txid, error, answer.raw)
+                avoid.add(answer.server)
+
+    def _report_transaction(self, server: str, txid: Txid, error: TransactionError, raw: bytes) -> None:
+        self._source.report(
+            Misbehaviour(
+                server=server,
+                kind="false-transaction",
+                claim=f"raw bytes of transaction {hex_of(txid)}",
+                contradiction=str(error),
+                raw=raw,
+            )
+        )
+
+    async def _fetch_transaction(self, txid: Txid, evidence: Evidence, server: str) -> None:
+        try:
+            evidence.transactions[txid] = await self.transaction(txid, server)
+        except SourceError as error:
+            log.info("tracker.transaction_unavailable", server=server, txid=hex_of(txid), reason=str(error))
+
+    async def _fetch_proof(self, claim: HistoryEntry, evidence: Evidence, server: str) -> None:
+        """Fetch the branch and the header that prove one claim, from any server."""
+        height = claim.height
+        assert height is not None
+        refuted: list[MerkleBranch] = []
+        while True:
+            try:
+                branch = await self._source.fetch_merkle_branch(
+                    claim.txid, height, prefer=server, avoid={one.server for one in refuted}
+                )
+                header = await self._follower.header_at(height, server)
+            except SourceError as error:
+                log.info("tracker.branch_unavailable", server=server, txid=hex_of(claim.txid), reason=str(error))
+                break
+            if header is None:
+                break
+            try:
+                accept_branch(claim.txid, branch, header)
+            except MerkleBranchError as error:
+                log.warning("tracker.branch_refused", server=branch.server, txid=hex_of(claim.txid), reason=str(error))
+                refuted.append(branch)
+                continue
+            evidence.branches[claim.txid] = branch
+            evidence.headers[height] = header
+            break
+        for branch in refuted:
+            await self._judge_branch(claim.txid, height, branch.server)
+
+    async def _judge_branch(self, txid: Txid, height: int, server: str) -> None:
+        """Report a server whose branch does not lead to the very header that it and we have at that height.
+
+        A reorg between two answers makes an honest branch look false. So it is asked again: header, branch, header.
+        """
+        others = {name for name in self._source.connected() if name != server}
+        try:
+            before = await self._source.fetch_headers(height, 1, server=server)
+            branch = await self._source.fetch_merkle_branch(txid, height, avoid=others)
+            after = await self._source.fetch_headers(height, 1, server=server)
+        except SourceError:
+            return  # it shows nothing now, so it proves nothing against itself
+        if not before or before != after:
+            return
+        try:
+            accept_branch(txid, branch, parse_header(before[0]))
+        except MerkleBranchError as error:
+            self._source.report(
+                Misbehaviour(
+                    server=server,
+                    kind="false-branch",
+                    claim=f"transaction {hex_of(txid)} is in its block {height}",
+                    contradiction=str(error),
+                    raw=b"".join(branch.siblings),
+                )
+            )
+
+    async def proved_place(self, claim: HistoryEntry, server: str) -> Confirmed | None:
+        """Return where a claimed transaction is proved to be, or None."""
+        evidence = Evidence()
+        await self._fetch_proof(claim, evidence, server)
+        branch = evidence.branches.get(claim.txid)
+        if branch is None or claim.height is None:
+            return None
+        return Confirmed(evidence.headers[claim.height].block_hash, claim.height, branch.position)
+
+    # --- what only witnesses can tell ---
+
+    async def hear(self, txid: Txid, *, enough: int | None = None, servers: Sequence[str] | None = None) -> Hearing:
+        """Ask servers whether they hold a transaction.
+
+        Args:
+            enough: stop once so many hold it; None asks all to the end.
+            servers: None for all that are connected.
+        """
+        hearing = Hearing()
+        with trio.move_on_after(HEARING_TIMEOUT_S):
+            async with trio.open_nursery() as nursery:
+                for server in self._source.connected() if servers is None else servers:
+                    nursery.start_soon(self._hear_one, txid, server, hearing, enough, nursery.cancel_scope)
+        return hearing
+
+    async def _hear_one(
+        self, txid: Txid, server: str, hearing: Hearing, enough: int | None, scope: trio.CancelScope
+    ) -> None:
+        raw = b""
+        try:
+            raw = (await self._source.fetch_transaction(txid, server=server)).raw
+            if hearing.transaction is None or hearing.transaction.raw != raw:
+                hearing.transaction = accept_transaction(txid, raw)
+            hearing.holding.add(server)
+        except TransactionError as error:
+            self._report_transaction(server, txid, error, raw)
+        except SourceRefusedError:
+            hearing.denying.add(server)
+        except SourceError:
+            pass  # gone: neither a yes nor a no
+        if enough is not None and len(hearing.holding) >= enough:
+            scope.cancel()
+
+    async def admit(self, txid: Txid, evidence: Evidence, held: Sequence[LedgerEntry], server: str) -> None:
+        """Enter a transaction into the evidence where enough servers hold it and nothing contradicts it.
+
+        Args:
+            held: what is known of the script; a transaction that spends what a proved one spent is refused, and one
+                that would replace an unconfirmed one must be held by servers that do not hold that any more.
+        """
+        needed = self.needed
+        hearing = await self.hear(txid, enough=needed)
+        transaction = hearing.transaction
+        if transaction is None or transaction.is_coinbase or len(hearing.holding) < needed:
+            self._log_refusal(txid, server, f"{len(hearing.holding)} servers hold it, want {needed}")
+            return
+        spends = set(transaction.spends)
+        rivals = [entry for entry in held if entry.txid != txid and spends.intersection(entry.spends)]
+        if any(isinstance(entry.state, Confirmed) for entry in rivals):
+            self._log_refusal(txid, server, "it spends what a confirmed transaction spent")
+            return
+        standing = [entry.txid for entry in rivals if isinstance(entry.state, Unconfirmed)]
+        holding = await self.holders_without(txid, hearing, standing) if standing else hearing.holding
+        if len(holding) < needed:
+            self._log_refusal(txid, server, f"{len(holding)} servers hold it instead of another one, want {needed}")
+            return
+        flaw = await self._flaw_of(transaction, holding, server)
+        if flaw:
+            self._log_refusal(txid, server, flaw)
+            return
+        evidence.transactions[txid] = transaction
+        evidence.seen_by[txid] = len(holding)
+
+    def _log_refusal(self, txid: Txid, server: str, reason: str) -> None:
+        log.info("tracker.claim_not_believed", server=server, txid=hex_of(txid), reason=reason)
+
+    async def holders_without(self, txid: Txid, hearing: Hearing, rivals: Sequence[Txid]) -> set[str]:
+        """Return the servers that hold a transaction and none of its rivals."""
+        whole = await self.hear(txid)
+        holding = whole.holding | hearing.holding
+        for rival in rivals:
+            answers = await self.hear(rival, servers=sorted(holding))
+            holding &= answers.denying
+        return holding
+
+    async def _flaw_of(self, transaction: Transaction, holding: set[str], server: str) -> str:
+        """Say why a transaction cannot be real; empty if nothing is known against it."""
+        prevouts, flaw = await self.prevouts_of(transaction.spends, server)
+        if not flaw and len(prevouts) == len(transaction.spends):
+            paid_sat = sum(output.amount_sat for output in transaction.outputs)
+            if sum(prevout.amount_sat for prevout in prevouts) < paid_sat:
+                flaw = "it pays more than it spends"
+                for name in sorted(holding):
+                    self._report_impossible(name, transaction, flaw)
+        return flaw
+
+    def _report_impossible(self, server: str, transaction: Transaction, flaw: str) -> None:
+        self._source.report(
+            Misbehaviour(
+                server=server,
+                kind="impossible-transaction",
+                claim=f"transaction {hex_of(transaction.txid)} is in the mempool",
+                contradiction=flaw,
+                raw=transaction.raw,
+            )
+        )
+
+    async def prevouts_of(self, spends: Sequence[Outpoint], server: str) -> tuple[list[Prevout], str]:
+        """Return the outputs that are spent, as far as they can be had in time, and what is wrong with one of them."""
+        parents: dict[Txid, Transaction | None] = {}
+        flaws: list[str] = []
+
+        async def fetch(txid: Txid) -> None:
+            try:
+                parents[txid] = await self._parent(txid, server)
+            except SourceRefusedError:
+                flaws.append("no server knows a transaction that it spends from")
+            except SourceError:
+                pass  # unknown, and therefore no flaw
+
+        with trio.move_on_after(PREVOUTS_TIMEOUT_S):
+            async with trio.open_nursery() as nursery:
+                for txid in dict.fromkeys(outpoint.txid for outpoint in spends[:MOST_PREVOUTS]):
+                    nursery.start_soon(fetch, txid)
+        prevouts = []
+        for outpoint in spends[:MOST_PREVOUTS]:
+            parent = parents.get(outpoint.txid)
+            if parent is None:
+                continue
+            if outpoint.index >= len(parent.outputs):
+                flaws.append("it spends an output that does not exist")
+                continue
+            output = parent.outputs[outpoint.index]
+            prevouts.append(Prevout(outpoint, scripthash_of(output.script), output.amount_sat))
+        return prevouts, flaws[0] if flaws else ""
+
+    async def _parent(self, txid: Txid, server: str) -> Transaction:
+        """Return a transaction that is spent from; the last few are kept, since spend watching asks for them again."""
+        found = self._parents.get(txid)
+        if found is None:
+            found = self._parents[txid] = await self.transaction(txid, server)
+            if len(self._parents) > PARENTS_KEPT:
+                self._parents.popitem(last=False)
+        return found

@@ -1,0 +1,258 @@
+"""What becomes of unconfirmed payments: replaced by a transaction that pays somebody else, or dropped by every server.
+
+The outputs that a payment spends belong to scripts of their own. Those are watched as long as the payment is
+unconfirmed, for their history names whoever spends them. A rival takes over only when a block proves it, or when enough
+servers hold it that do not hold the payment any more. A payment that nobody lists is dropped only after every connected
+server denied it for ``drop_after_s``, without a gap.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+import structlog
+import trio
+
+from lightipn.bitcoin.hashes import ScriptHash, Txid
+from lightipn.bitcoin.transaction import Outpoint, Transaction
+from lightipn.chain.history import UNKNOWN, HistoryEntry
+from lightipn.chain.source import ScriptHashChanged
+from lightipn.chain.verifier import Unconfirmed, VerifiedEntry
+from lightipn.errors import SourceError
+from lightipn.ledger import rules
+from lightipn.ledger.events import PaymentEvent
+from lightipn.store import ledger as ledger_store
+from lightipn.store import spends as spend_store
+from lightipn.store.database import Database
+from lightipn.tracker.chain_follower import ChainFollower
+from lightipn.tracker.evidence import EvidenceFetcher
+from lightipn.tracker.recording import record_delta
+from lightipn.tracker.wiring import Wiring
+
+# A rival is in the mempool, or in a block that is hardly older than the payment.
+RIVAL_DEPTH_BLOCKS = 10
+# The history of a busy script is long and changes all the time; a payment that spends from one is only asked for.
+LONGEST_HISTORY = 1000
+MOST_CANDIDATES = 100
+TRANSACTIONS_KEPT = 2000
+FIRST_RECHECK_S = 1.0
+LONGEST_RECHECK_S = 60.0
+ASK_AT_MOST = 500
+ROUNDS_PER_DROP = 10
+ROUNDS_BETWEEN_FULL_LOOKS = 5
+ARM_PAGE = 200
+
+log = structlog.get_logger("tracker")
+
+
+class SpendWatcher:
+    """Watches what unconfirmed payments spend.
+
+    Args:
+        drop_after_s: for so long every server must deny a payment before it is dropped.
+    """
+
+    def __init__(
+        self, wiring: Wiring, *, follower: ChainFollower, fetcher: EvidenceFetcher, drop_after_s: float
+    ) -> None:
+        self._wiring = wiring
+        self._follower = follower
+        self._fetcher = fetcher
+        self._drop_after_s = drop_after_s
+        self._spends: OrderedDict[Txid, Transaction] = OrderedDict()  # of candidates looked at before
+        self._rechecks: dict[tuple[str, ScriptHash], int] = {}
+        self._suspects: dict[Txid, float | None] = {}  # and since when, on Trio's clock, every server denies it
+        self._tried: set[Txid] = set()
+        self._arm_bell = trio.Event()
+        self._arm_bell.set()
+
+    async def run(self) -> None:
+        """Arm payments, and ask for those that may have vanished, for ever."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._arm)
+            nursery.start_soon(self._ask_for_vanishing)
+
+    # --- arming ---
+
+    def ring_arm(self) -> None:
+        """Say that there may be unconfirmed payments of which nothing is watched yet."""
+        self._arm_bell.set()
+
+    async def _arm(self) -> None:
+        while True:
+            await self._arm_bell.wait()
+            self._arm_bell = trio.Event()
+            unarmed = await self._wiring.store.read(spend_store.load_unarmed)
+            self._tried &= unarmed.keys()
+            fresh = [txid for txid in unarmed if txid not in self._tried][:ARM_PAGE]
+            self._tried.update(fresh)
+            async with trio.open_nursery() as nursery:
+                for txid in fresh:
+                    nursery.start_soon(self._arm_one, txid, unarmed[txid])
+            if fresh:
+                self._arm_bell.set()
+
+    async def _arm_one(self, txid: Txid, spends: tuple[Outpoint, ...]) -> None:
+        """Note what a payment spends, and watch it."""
+        prevouts, _ = await self._fetcher.prevouts_of(spends, "")
+        spent = [
+            spend_store.SpentOutput(
+                outpoint=prevout.outpoint,
+                scripthash=prevout.scripthash,
+                spender=txid,
+                since_height=self._follower.chain.tip_height,
+            )
+            for prevout in prevouts
+        ]
+
+        def work(db: Database) -> dict[ScriptHash, bool]:
+            if not ledger_store.load_scripts_of(db, txid):  # settled meanwhile
+                return {}
+            watched = {one.scripthash: ledger_store.is_watched(db, one.scripthash) for one in spent}
+            spend_store.save_spent_outputs(db, spent)
+            return watched
+
+        for scripthash, is_watched in (await self._wiring.store.transact(work)).items() if spent else ():
+            if is_watched:  # what it told before was not looked at for this payment
+                self._wiring.source.recheck(scripthash, after_s=0.0)
+            else:
+                self._wiring.source.watch(scripthash, UNKNOWN)
+
+    # --- rivals ---
+
+    async def examine(self, update: ScriptHashChanged) -> bool | None:
+        """Look for rivals of payments in the history of a script that they spend from.
+
+        Returns:
+            None where no payment spends from it; else whether everything in it could be judged.
+        """
+        spent = await self._wiring.store.read(lambda db: spend_store.load_spent_outputs(db, update.scripthash))
+        if not spent:
+            return None
+        if len(update.history) > LONGEST_HISTORY:
+            await self._wiring.store.transact(lambda db: spend_store.drop_spends_from(db, update.scripthash))
+            if not await self._wiring.store.read(lambda db: ledger_store.load_script(db, update.scripthash)):
+                self._wiring.source.unwatch(update.scripthash)
+            return True
+        spenders = {one.spender for one in spent}
+        lowest = min(one.since_height for one in spent) - RIVAL_DEPTH_BLOCKS
+        claims = [
+            claim
+            for claim in update.history
+            if claim.txid not in spenders and (claim.height is None or claim.height > lowest)
+        ][-MOST_CANDIDATES:]
+        is_settled = True
+        for claim in claims:
+            try:
+                rival = await self._candidate(claim.txid, update.server)
+            except SourceError:
+                is_settled = False
+                continue
+            for one in spent:
+                if one.outpoint in rival.spends and one.spender != rival.txid:
+                    is_settled &= await self._judge(one.spender, claim, rival, update.server)
+        key = update.server, update.scripthash
+        if is_settled:
+            self._rechecks.pop(key, None)
+        else:
+            tries = self._rechecks[key] = self._rechecks.get(key, 0) + 1
+            pause_s = min(FIRST_RECHECK_S * 2.0 ** min(tries - 1, 10), LONGEST_RECHECK_S)
+            self._wiring.source.recheck(update.scripthash, after_s=pause_s, server=update.server)
+        return is_settled
+
+    async def _candidate(self, txid: Txid, server: str) -> Transaction:
+        found = self._spends.get(txid)
+        if found is None:
+            found = self._spends[txid] = await self._fetcher.transaction(txid, server)
+            if len(self._spends) > TRANSACTIONS_KEPT:
+                self._spends.popitem(last=False)
+        return found
+
+    async def _judge(self, txid: Txid, claim: HistoryEntry, rival: Transaction, server: str) -> bool:
+        """Replace a payment by its rival if that is proved, or widely held; False if it must be asked again."""
+        if not await self._wiring.store.read(lambda db: ledger_store.load_scripts_of(db, txid)):
+            return True
+        place: VerifiedEntry | None = None
+        if claim.height is not None:
+            confirmed = await self._fetcher.proved_place(claim, server)
+            if confirmed is not None:
+                place = VerifiedEntry(txid=rival.txid, place=confirmed, transaction=rival)
+        else:
+            holding = await self._fetcher.holders_without(rival.txid, await self._fetcher.hear(rival.txid), [txid])
+            if len(holding) >= self._fetcher.needed:
+                place = VerifiedEntry(txid=rival.txid, place=Unconfirmed(len(holding)), transaction=rival)
+        if place is None:
+            return False
+        await self._replace(txid, place)
+        return True
+
+    async def _replace(self, txid: Txid, by: VerifiedEntry) -> None:
+        def work(db: Database) -> tuple[list[PaymentEvent], bool]:
+            events: list[PaymentEvent] = []
+            is_due = False
+            now = self._wiring.clock()
+            for scripthash in ledger_store.load_scripts_of(db, txid):
+                payments = ledger_store.load_payments(db, scripthash)
+                if payments is not None and self._follower.holds(db, by.place):
+                    delta = rules.replaced(payments, txid, by, now=int(now))
+                    is_due |= record_delta(db, self._wiring.policies, payments, delta, now=now)
+                    events += delta.events
+            return events, is_due
+
+        async with self._follower.gate.shared():
+            events, is_due = await self._wiring.store.transact(work)
+        self._wiring.tell(events, is_due=is_due)
+
+    # --- vanishing ---
+
+    def suspect(self, txids: Iterable[Txid]) -> None:
+        """Say that a server does not list these payments, so that all are asked for them."""
+        for txid in txids:
+            self._suspects.setdefault(txid, None)
+
+    async def _ask_for_vanishing(self) -> None:
+        rounds = 0
+        while True:
+            await trio.sleep(self._drop_after_s / ROUNDS_PER_DROP)
+            unconfirmed = await self._wiring.store.read(spend_store.load_unconfirmed)
+            if rounds % ROUNDS_BETWEEN_FULL_LOOKS == 0:
+                # A server may hide an eviction, and the only one there is may forget to tell of it.
+                self.suspect(unconfirmed)
+                self._tried.clear()
+                self.ring_arm()
+            rounds += 1
+            self._suspects = {txid: self._suspects[txid] for txid in unconfirmed if txid in self._suspects}
+            for scripthash in await self._wiring.store.transact(spend_store.drop_settled_spends):
+                self._wiring.source.unwatch(scripthash)
+            async with trio.open_nursery() as nursery:
+                for txid in list(self._suspects)[:ASK_AT_MOST]:
+                    nursery.start_soon(self._ask_for, txid)
+
+    async def _ask_for(self, txid: Txid) -> None:
+        """Ask every server for a payment; drop it once all have denied it for long enough."""
+        asked = len(self._wiring.source.connected())
+        hearing = await self._fetcher.hear(txid)
+        denied_since, now = self._suspects.pop(txid, None), trio.current_time()
+        if hearing.holding:
+            return
+        if len(hearing.denying) < max(asked, self._fetcher.needed):
+            self._suspects[txid] = None  # silence is no denial
+        elif denied_since is None or now - denied_since < self._drop_after_s:
+            self._suspects[txid] = now if denied_since is None else denied_since
+        else:
+            await self._drop(txid, denied_by=len(hearing.denying))
+
+    async def _drop(self, txid: Txid, *, denied_by: int) -> None:
+        def work(db: Database) -> tuple[list[PaymentEvent], bool]:
+            events: list[PaymentEvent] = []
+            is_due = False
+            now = self._wiring.clock()
+            for scripthash in ledger_store.load_scripts_of(db, txid):
+                payments = ledger_store.load_payments(db, scripthash)
+                assert payments is not None  # an entry's script is there
+                delta = rules.dropped(payments, txid, denied_by=denied_by)
+                is_due |= record_delta(db, self._wiring.policies, payments, delta, now=now)
+                events += delta.events
+            return events, is_due
+
+        events, is_due = await self._wiring.store.transact(work)
+        self._wiring.tell(events, is_due=is_due)

@@ -1,0 +1,33 @@
+"""What every part of the spine stands on."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from lightipn.chain.source import ChainSource
+from lightipn.ledger.events import PaymentEvent
+from lightipn.outbox.messages import Policy
+from lightipn.store.database import Store
+from lightipn.tracker.events import log_events
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wiring:
+    """The rooms on both sides of the spine.
+
+    Args:
+        policies: by the name of the dialect.
+        ring: called after a commit that made a message due.
+        clock: unix seconds.
+    """
+
+    source: ChainSource
+    store: Store
+    policies: Mapping[str, Policy]
+    ring: Callable[[], None]
+    clock: Callable[[], float]
+
+    def tell(self, events: Sequence[PaymentEvent], *, is_due: bool) -> None:
+        """Say what a commit did: to the log, and to the dispatcher."""
+        log_events(events)
+        if is_due:
+            self.ring()

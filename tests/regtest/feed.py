@@ -1,0 +1,107 @@
+"""What a service tells in its event feed, and the laws that every feed must keep.
+
+Events are dictionaries as ``/api/v1/events`` has them.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import trio
+
+from tests.regtest.nodes import ElectrumX
+from tests.service_process import ServiceProcess
+
+Event = dict[str, Any]
+
+WAIT_S = 20.0
+LOOK_AGAIN_S = 0.05
+# What may be said of a payment after what was said last; the empty text stands for nothing yet.
+LAWFUL_NEXT = {
+    "": {"payment.seen", "payment.confirmed"},
+    "payment.seen": {"payment.confirmed", "payment.replaced", "payment.dropped"},
+    "payment.confirmed": {"payment.reverted"},
+    "payment.reverted": {"payment.confirmed", "payment.replaced", "payment.dropped"},
+    "payment.replaced": {"payment.seen", "payment.confirmed"},
+    "payment.dropped": {"payment.seen", "payment.confirmed"},
+}
+
+
+def service_options(*servers: ElectrumX, **more: object) -> dict[str, str]:
+    """Return the environment of a service on these servers; its retries come quickly.
+
+    Args:
+        more: further keys, by the end of their variable: ``electrum_drop_after_s=2``.
+    """
+    options = {
+        "LIGHTIPN_NETWORK": "regtest",
+        "LIGHTIPN_ELECTRUM_SERVERS": ",".join(server.url for server in servers),
+        "LIGHTIPN_DIALECTS_IPN_MAX_RETRY_INTERVAL_S": "1",
+    }
+    return options | {f"LIGHTIPN_{name.upper()}": str(value) for name, value in more.items()}
+
+
+def kinds_of(events: Iterable[Event], txid: str) -> list[str]:
+    """Return what was said of a payment, in order, without the prefix ``payment.``."""
+    return [event["kind"].removeprefix("payment.") for event in events if event.get("txid") == txid]
+
+
+def matching(events: Iterable[Event], fields: Event) -> list[Event]:
+    """Return the events that have all these fields, with these values."""
+    return [event for event in events if fields.items() <= event.items()]
+
+
+async def wait_event(
+    service: ServiceProcess, *, count: int = 1, after: int = 0, deadline_s: float = WAIT_S, **fields: Any
+) -> Event:
+    """Wait for the ``count``-th event that has these fields, and return it.
+
+    Raises:
+        TimeoutError: it did not come before the deadline; the message lists what came.
+    """
+    events: list[Event] = []
+    with trio.move_on_after(deadline_s):
+        while True:
+            events = await service.events(after)
+            if len(found := matching(events, fields)) >= count:
+                return found[count - 1]
+            await trio.sleep(LOOK_AGAIN_S)
+    listed = "\n  ".join(str(event) for event in events)
+    raise TimeoutError(f"no event number {count} with {fields} within {deadline_s:g} s; the feed:\n  {listed}")
+
+
+async def wait_verdicts(service: ServiceProcess, *verdicts: str, deadline_s: float = WAIT_S) -> None:
+    """Wait until ``/readyz`` shows these verdicts of the servers, in the order of their configuration."""
+    shown: list[Event] = []
+    with trio.move_on_after(deadline_s):
+        while [server["verdict"] for server in shown] != list(verdicts):
+            await trio.sleep(LOOK_AGAIN_S)
+            shown = (await service.call("/readyz")).json()["servers"]
+        return
+    raise TimeoutError(f"the servers are not {verdicts} within {deadline_s:g} s, but {shown}")
+
+
+def assert_lawful(events: Sequence[Event]) -> None:
+    """Check a whole feed: numbered without a gap, its blocks link, and nothing is said twice of a payment.
+
+    A block's event that names another height than the tip's neighbour is a gap; a payment's ``confirmed`` must name a
+    block that stands, and its ``reverted`` the block that it was confirmed in.
+    """
+    assert [event["number"] for event in events] == list(range(1, len(events) + 1))
+    chain: dict[int, str] = {}
+    said: dict[tuple[str, str], Event] = {}
+    for event in events:
+        kind, height = event["kind"], event.get("height")
+        if kind == "block.connected":
+            assert not chain or height == max(chain) + 1, event
+            chain[height] = event["block_hash"]
+        elif kind == "block.disconnected":
+            assert not chain or (height == max(chain) and chain.pop(height) == event["block_hash"]), event
+        else:
+            payment = event["address"], event["txid"]
+            before = said.get(payment, {"kind": ""})
+            assert kind in LAWFUL_NEXT[before["kind"]], (before, event)
+            if kind == "payment.confirmed":
+                assert chain.get(height, event["block_hash"]) == event["block_hash"], event
+            if kind == "payment.reverted":
+                assert (height, event["block_hash"]) == (before["height"], before["block_hash"]), (before, event)
+            said[payment] = event

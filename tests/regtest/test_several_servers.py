@@ -1,0 +1,169 @@
+"""Several servers at once: who is asked, who is believed, and what happens when one of them is away or wrong."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from lightipn.tracker.chain_follower import STRAGGLER_PATIENCE_S
+from tests.regtest.feed import (
+    WAIT_S,
+    Event,
+    assert_lawful,
+    kinds_of,
+    matching,
+    service_options,
+    wait_event,
+    wait_verdicts,
+)
+from tests.regtest.nodes import Bitcoind, ElectrumX, free_port, open_bitcoind, open_electrumx
+from tests.regtest.rivals import make_coins, publish, sign_payment
+from tests.regtest.shop import Shop
+from tests.service_process import ServiceProcess, open_service
+
+pytestmark = pytest.mark.slow
+Pair = tuple[ElectrumX, ElectrumX]
+
+
+async def test_two_servers_agree_and_one_is_enough(
+    private_bitcoind: Bitcoind, private_pair: Pair, tmp_path: Path, shop: Shop
+) -> None:
+    """Two servers agree on a payment and it is told once; with one of them dead payments are told, on its word."""
+    bitcoind, (first, second) = private_bitcoind, private_pair
+    async with open_service(tmp_path / "lightipn", service_options(first, second)) as service:
+        await wait_verdicts(service, "connected", "connected")
+        addresses = [await bitcoind.new_address() for _ in range(3)]
+        for address in addresses:
+            await service.subscribe(address, f"{shop.url}/{address}", max_confirms=1)
+
+        agreed = await bitcoind.send(addresses[0], 150_000)
+        seen = await wait_event(service, kind="payment.seen", txid=agreed)
+        assert (seen["trust"], seen["seen_by"], seen["net_sat"]) == ("agreed", 2, 150_000)
+        [block_hash] = await bitcoind.mine(1)
+        confirmed = await wait_event(service, kind="payment.confirmed", txid=agreed)
+        assert (confirmed["trust"], confirmed["block_hash"]) == ("proved", block_hash)
+        await shop.wait_for(lambda request: request.form["confirmed"] == "0.0015", WAIT_S)
+
+        second.kill()
+        await wait_verdicts(service, "connected", "unavailable")
+        while_dead = await bitcoind.send(addresses[1], 250_000)
+        seen = await wait_event(service, kind="payment.seen", txid=while_dead)
+        assert (seen["trust"], seen["seen_by"]) == ("single", 1)
+        await shop.wait_for(lambda request: request.form["unconfirmed"] == "0.0025", WAIT_S)
+
+        await second.start()
+        await wait_verdicts(service, "connected", "connected", deadline_s=30)
+        first.kill()
+        after = await bitcoind.send(addresses[2], 350_000)
+        await wait_event(service, kind="payment.seen", txid=after)
+        await bitcoind.mine(1)
+        await wait_event(service, kind="payment.confirmed", txid=after)
+        await wait_event(service, kind="payment.confirmed", txid=while_dead)
+        for amount in ("0.0025", "0.0035"):
+            await shop.wait_for(lambda request, a=amount: request.form["confirmed"] == a, WAIT_S)
+
+        events = await service.events()
+        assert_lawful(events)
+        for address, txid in zip(addresses, (agreed, while_dead, after), strict=True):
+            assert kinds_of(events, txid) == ["seen", "confirmed"]
+            assert len(shop.matching(lambda request, a=address: request.path == f"/{a}")) == 2
+        assert await service.stop() == 0
+
+
+@asynccontextmanager
+async def open_two_nodes(folder: Path) -> AsyncIterator[tuple[Bitcoind, Bitcoind]]:
+    """Run two nodes that are connected and agree; the first has coins, and calls the second."""
+    async with (
+        open_bitcoind(folder / "near") as near,
+        open_bitcoind(folder / "far", listen_port=free_port()) as far,
+    ):
+        await near.mine(1)  # the far node gives up its own chain for the longer one
+        await meet(near, far)
+        await wait_same_tip(near, far)
+        yield near, far
+
+
+async def part(near: Bitcoind) -> None:
+    """Cut the connections of a node."""
+    await near.rpc("setnetworkactive", False)
+
+
+async def meet(near: Bitcoind, far: Bitcoind) -> None:
+    """Connect two nodes."""
+    await near.rpc("setnetworkactive", True)
+    await near.rpc("addnode", f"127.0.0.1:{far.listen_port}", "onetry")
+
+
+async def wait_same_tip(near: Bitcoind, far: Bitcoind) -> None:
+    """Wait until two nodes have the same tip."""
+    with near.deadline(WAIT_S, "to agree with the other node"):
+        while await near.tip_hash() != await far.tip_hash():
+            await trio.sleep(0.05)
+
+
+async def mine_empty(node: Bitcoind, blocks: int) -> list[str]:
+    """Mine blocks without what waits in the mempool, and return their hashes."""
+    address = await node.new_address()
+    return [(await node.rpc("generateblock", address, []))["hash"] for _ in range(blocks)]
+
+
+def closed_sessions(service: ServiceProcess) -> list[Event]:
+    """Return what the service logged of sessions that ended, since its start."""
+    return [event for event in service.log_events() if event["event"] == "electrum.session_closed"]
+
+
+@pytest.mark.timeout(180)
+async def test_branch_with_more_work_wins_whoever_serves_it(tmp_path: Path, shop: Shop) -> None:
+    """Of two branches the one with more work is followed; a server on the other one is let go after 30 s, not before.
+
+        partition 1                       partition 2
+        near   ── a1 (payment)            near   ── c1
+        far    ── b1 ── b2  wins          far    ── d1 ── d2  wins
+    """
+    async with (
+        open_two_nodes(tmp_path) as (near, far),
+        open_electrumx(near, tmp_path / "near-electrumx") as near_server,
+        open_electrumx(far, tmp_path / "far-electrumx") as far_server,
+        open_service(tmp_path / "lightipn", service_options(near_server, far_server)) as service,
+    ):
+        await wait_verdicts(service, "connected", "connected")
+        address = await near.new_address()
+        await service.subscribe(address, shop.url, max_confirms=1)
+        [coin] = await make_coins(near, [700_500])
+        await wait_same_tip(near, far)
+
+        await part(near)
+        payment = await publish(await sign_payment(near, coin, address), near, far)
+        await wait_event(service, kind="payment.seen", txid=payment, trust="agreed")
+        [lost] = await near.mine(1)
+        await wait_event(service, kind="payment.confirmed", txid=payment, block_hash=lost)
+        await mine_empty(far, 2)
+        began = trio.current_time()
+        await wait_event(service, kind="payment.reverted", txid=payment, block_hash=lost)
+        await meet(near, far)
+        await wait_same_tip(near, far)
+        await near_server.wait_tip()
+        await shop.wait_for(lambda request: request.form["unconfirmed"] == "0.007", WAIT_S, count=2)
+        assert await near.rpc("getrawmempool") == [payment]
+        [won] = await far.mine(1)
+        await wait_event(service, kind="payment.confirmed", txid=payment, block_hash=won)
+        assert kinds_of(await service.events(), payment) == ["seen", "confirmed", "reverted", "confirmed"]
+        assert not closed_sessions(service)
+
+        await wait_same_tip(near, far)
+        await part(near)
+        await near.mine(1)
+        await wait_event(service, kind="block.connected", height=await near.height())
+        began = trio.current_time()
+        await far.mine(2)
+        await wait_verdicts(service, "behind", "connected", deadline_s=STRAGGLER_PATIENCE_S + WAIT_S)
+        print("demoted after", trio.current_time() - began)
+        assert trio.current_time() - began >= STRAGGLER_PATIENCE_S
+
+        events = await service.events()
+        assert_lawful(events)
+        assert kinds_of(events, payment) == ["seen", "confirmed", "reverted", "confirmed"]
+        assert len(matching(events, {"kind": "block.disconnected"})) == 2
+        assert await service.stop() == 0

@@ -1,0 +1,114 @@
+"""A service over a database of its own, and a tracker made of a bell; callers that ask side by side.
+
+The clock is Trio's own, which jumps while everybody waits; transactions run in place, because it would jump while a
+thread works too.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from lightipn.bitcoin.address import Address
+from lightipn.bitcoin.network import REGTEST
+from lightipn.chain.history import Status
+from lightipn.errors import RequestError
+from lightipn.ledger.entries import LedgerEntry, ReceivedTotals
+from lightipn.service.desk import Doorbells, Service
+from lightipn.store import ledger
+from lightipn.store.database import Database, Store
+from tests.store.plain_dialect import POLICIES
+from tests.store.rows import NOW
+
+URL = "https://shop.example/ipn"
+NOTHING = ReceivedTotals(confirmed_sat=0, unconfirmed_sat=0, changes_at_height=None)
+
+
+class Tools:
+    """A service, its database, and a tracker made of a bell: the test works lookups in by hand."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.rung: list[str] = []
+        self._progress = trio.Event()
+        self.service = Service(
+            store=store,
+            network=REGTEST,
+            policies=POLICIES,
+            check_url=self.check_url,
+            bells=Doorbells(watches=lambda: self.rung.append("watches"), messages=lambda: self.rung.append("messages")),
+            progress=lambda: self._progress,
+            clock=lambda: NOW + trio.current_time(),
+        )
+
+    @staticmethod
+    def check_url(url: str) -> None:
+        """Refuse what begins with ``bad``."""
+        if url.startswith("bad"):
+            raise RequestError("url: is bad", code="bad-url")
+
+    async def subscribe(self, address: Address, *, owner: str = "shop", url: str = URL) -> None:
+        """Subscribe a URL to an address, at one confirmation."""
+        await self.service.subscriptions.subscribe(
+            dialect="plain", owner=owner, address=address.text, url=url, terms=b"1"
+        )
+
+    async def wanted(self) -> list[str]:
+        """Return the addresses that somebody looks up, and that were not worked in yet."""
+        rows = await self.store.read(
+            lambda db: db.execute(
+                "SELECT address FROM script WHERE wanted_until > 0 AND absorbed_at IS NULL"
+            ).fetchall()
+        )
+        return sorted(row[0] for row in rows)
+
+    async def lookups_asked(self) -> int:
+        """Return how often the running service was asked to look at an address."""
+        count = await self.store.read(lambda db: db.execute("SELECT count(*) FROM watch_change").fetchone()[0])
+        return int(count)
+
+    async def settle(self, address: Address, *entries: LedgerEntry, trouble: str = "") -> None:
+        """Work an address' history in, as the tracker does, and tell whoever waits."""
+
+        def work(db: Database) -> None:
+            if trouble:
+                ledger.save_trouble(db, address.scripthash, trouble)
+                return
+            ledger.save_entries(db, address.scripthash, entries)
+            ledger.save_status(db, address.scripthash, Status(b"\x01" * 32), is_complete=True, now=NOW)
+
+        await self.store.transact(work)
+        self._progress.set()
+        self._progress = trio.Event()
+
+
+class Asking:
+    """Callers that ask for totals side by side: what each was told, and when."""
+
+    def __init__(self, tools: Tools, nursery: trio.Nursery) -> None:
+        self.answers: dict[str, tuple[float, ReceivedTotals | str]] = {}
+        self._tools = tools
+        self._nursery = nursery
+
+    def ask(self, name: str, address: Address, *, confirmations: int = 1) -> trio.CancelScope:
+        """Start a caller; cancelling what comes back makes it go away."""
+        scope = trio.CancelScope()
+
+        async def run() -> None:
+            answer: ReceivedTotals | str
+            with scope:
+                try:
+                    answer = await self._tools.service.totals.received(address.text, confirmations=confirmations)
+                except RequestError as error:
+                    answer = f"{error.status_hint} {error.code}"
+                self.answers[name] = (trio.current_time(), answer)
+
+        self._nursery.start_soon(run)
+        return scope
+
+
+@asynccontextmanager
+async def open_asking(tools: Tools) -> AsyncIterator[Asking]:
+    """Let callers ask; all must have been answered, or have gone away, in the end."""
+    async with trio.open_nursery() as nursery:
+        yield Asking(tools, nursery)

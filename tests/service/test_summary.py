@@ -1,0 +1,37 @@
+"""The state of the service as its database tells it."""
+
+from lightipn.bitcoin.header import parse_header
+from lightipn.bitcoin.network import REGTEST
+from lightipn.chain.headers import ChainDelta
+from lightipn.chain.source import ServerState
+from lightipn.service.summary import Summary
+from lightipn.store import chain, servers
+from tests.builders import genesis_of, mined_run
+from tests.service.rig import Tools
+from tests.store.rows import NOW, TIP
+
+
+async def test_summary_is_what_the_database_says(tools: Tools) -> None:
+    """The state of the service is told from its database alone, running or not."""
+    empty = await tools.service.summary()
+    assert empty == Summary(
+        tip=None,
+        tip_height=TIP,
+        subscriptions=0,
+        pending_deliveries=0,
+        held_deliveries=0,
+        oldest_due_at=None,
+        servers=(),
+        failing_hosts=(),
+        is_key_there=False,
+    )
+    headers = tuple(parse_header(raw) for raw in mined_run(genesis_of(REGTEST), 2))
+    delta = ChainDelta(fork_height=TIP, disconnected=(), connected=headers)
+    server = ServerState(name="a.example:50002:s", verdict="connected")
+    await tools.store.transact(lambda db: chain.save_delta(db, delta))
+    await tools.store.transact(lambda db: servers.save_servers(db, [server], now=NOW))
+    await tools.service.owners.create_key("shop")
+    full = await tools.service.summary()
+    tip = delta.connected[-1]
+    assert (full.tip, full.tip_height) == ((TIP + 2, tip.block_hash, tip.raw), TIP + 2)
+    assert (full.servers, full.is_key_there) == ((server,), True)
