@@ -116,11 +116,12 @@ class HeaderChain:
         """Tell whether a header claimed for ``height`` names our block below it as its predecessor."""
         return parse_header(raw_header).previous_hash == self.hash_at(height - 1)
 
-    def extended_by(self, start: int, raw_headers: Sequence[bytes]) -> ChainDelta | None:
+    def extended_by(self, start: int, raw_headers: Sequence[bytes], *, wins_ties: bool = False) -> ChainDelta | None:
         """Judge a run of headers and return the change, or None where it has no more work than what we hold.
 
         Args:
             start: height of the first one; ``connects(start, raw_headers[0])`` must hold.
+            wins_ties: as much work is enough.
 
         Raises:
             HeaderError: a header breaks a rule, or would replace the base.
@@ -138,7 +139,8 @@ class HeaderChain:
             branch.check(header)
             fresh.append(header)
         disconnected = [self._stored(height) for height in range(fork_height + 1, self.tip_height + 1)]
-        if sum(work_of(h.bits) for h in fresh) <= sum(work_of(h.bits) for h in disconnected):
+        work, our_work = sum(work_of(h.bits) for h in fresh), sum(work_of(h.bits) for h in disconnected)
+        if not fresh or work < our_work or (work == our_work and not wins_ties):
             return None
         return ChainDelta(fork_height=fork_height, disconnected=tuple(disconnected), connected=tuple(fresh))
 

@@ -65,6 +65,7 @@ class Serving:
         self._fetches, self._to_fetch = trio.open_memory_channel[Fetch](math.inf)  # at most one a scripthash waits
         self._started_at: float | None = trio.current_time()  # None once all watches were subscribed
         self._subscribed = 0
+        self._told: dict[ScriptHash, trio.Event] = {}
         self._to_unsubscribe: deque[ScriptHash] = deque()
         self._tip_bell = trio.Event()
         self._unsubscribe_bell = trio.Event()
@@ -89,6 +90,12 @@ class Serving:
         """Have a history fetched, where there is one to fetch."""
         if fetch is not None:
             self._fetches.send_nowait(fetch)
+
+    def settle(self, scripthash: ScriptHash) -> None:
+        """Say that what this server told of a scripthash has been dealt with."""
+        told = self._told.pop(scripthash, None)
+        if told is not None:
+            told.set()
 
     def ring(self) -> None:
         """Say that the book has something new to do."""
@@ -239,9 +246,12 @@ class Serving:
         outcome = self.book.fetched(fetch, history, now=trio.current_time())
         match outcome:
             case Changed(scripthash, status, history):
+                told = self._told[scripthash] = trio.Event()
                 await self._updates.send(
                     ScriptHashChanged(server=self.name, scripthash=scripthash, status=status, history=history)
                 )
+                # So a server that has much to say, true or false, is dealt with at its own pace and delays no other.
+                await told.wait()
             case Fetch():
                 self.put(outcome)
             case None:

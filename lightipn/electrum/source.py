@@ -94,18 +94,21 @@ class ElectrumSource:
         self._known.pop(scripthash, None)
         for serving in self._servings.values():
             serving.book.unwatch(scripthash)
+            serving.settle(scripthash)
             if is_known:
                 serving.unsubscribe(scripthash)
 
     def absorbed(self, scripthash: ScriptHash, status: Status | None, *, server: str, is_news: bool) -> None:
         """Tell that a server's history was worked in; of a scripthash that is watched no more nothing happens."""
+        serving = self._servings.get(server)
+        if serving is not None:
+            serving.settle(scripthash)
         if scripthash not in self._known:
             return
         before = self._known[scripthash]
         others = [other for name, other in self._servings.items() if name != server and other.is_assigned(scripthash)]
         # Where no other server stands by the shared status any more, it is of no use to anybody.
         is_shared = is_news or before == UNKNOWN or all(other.book.has_view(scripthash) for other in others)
-        serving = self._servings.get(server)
         if is_shared and before != status:
             self._known[scripthash] = status
             for other in others:
@@ -121,12 +124,14 @@ class ElectrumSource:
 
     def recheck(self, scripthash: ScriptHash, *, after_s: float, server: str = "") -> None:
         """Fetch the history again after a while, whatever was known; from one server if it is named, else from all."""
-        if scripthash not in self._known:
-            return
-        if not server:
+        if not server and scripthash in self._known:
             self._known[scripthash] = UNKNOWN
         for serving in self._servings.values():
             if server and serving.name != server:
+                continue
+            if server:
+                serving.settle(scripthash)
+            if scripthash not in self._known:
                 continue
             if server:
                 serving.book.see_differently(scripthash, UNKNOWN)

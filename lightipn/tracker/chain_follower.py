@@ -80,7 +80,9 @@ class ChainFollower:
         self._checkpoints = checkpoints
         self.gate = CommitGate()
         self._lock = trio.Lock()
+        self._period_lock = trio.Lock()
         self._tips: dict[str, TipChanged] = {}  # to be followed
+        self._followed: set[str] = set()
         self._latest: dict[str, TipChanged] = {}
         self._straggling_since: dict[str, float] = {}
         self._bell = trio.Event()
@@ -103,8 +105,9 @@ class ChainFollower:
             nursery.start_soon(self._send_stragglers_away)
             while True:
                 self._bell = trio.Event()
-                while self._tips:
-                    await self._follow(self._tips.pop(next(iter(self._tips))))
+                for server in self._tips.keys() - self._followed:
+                    self._followed.add(server)
+                    nursery.start_soon(self._follow, server)
                 await self._bell.wait()
 
     # --- stragglers ---
@@ -135,17 +138,23 @@ class ChainFollower:
 
     # --- following ---
 
-    async def _follow(self, update: TipChanged) -> None:
-        """Bring our chain to a server's tip, where that has more work."""
-        async with self._lock:
-            try:
-                await self._sync(update.server, update.height, update.raw_header)
-            except HeaderError as error:
-                self._report(update.server, update.height, error, update.raw_header)
-                return
-            except SourceError as error:
-                log.info("tracker.headers_unavailable", server=update.server, reason=str(error))
-                return
+    async def _follow(self, server: str) -> None:
+        """Bring our chain to a server's newest tip, where that has more work, until it has no newer one."""
+        try:
+            while (update := self._tips.pop(server, None)) is not None:
+                await self._follow_tip(update)
+        finally:
+            self._followed.discard(server)
+
+    async def _follow_tip(self, update: TipChanged) -> None:
+        try:
+            await self._sync(update.server, update.height, update.raw_header)
+        except HeaderError as error:
+            self._report(update.server, update.height, error, update.raw_header)
+            return
+        except SourceError as error:
+            log.info("tracker.headers_unavailable", server=update.server, reason=str(error))
+            return
         if self.chain.hash_at(update.height) == parse_header(update.raw_header).block_hash and not self.is_tip_proved:
             # From now on every block is news; before, it was the past.
             await self._wiring.store.transact(event_store.begin_block_events)
@@ -164,29 +173,48 @@ class ChainFollower:
         )
 
     async def _sync(self, server: str, height: int, raw_header: bytes) -> None:
-        """Find where the server's chain leaves ours, and adopt it from there on if it has more work."""
+        """Find where the server's chain leaves ours, and adopt it from there on if it has more work.
+
+        Headers are fetched without the lock: a server that takes its time keeps no other one waiting. So our chain may
+        have moved when a page is there; then the fork is looked for again.
+        """
         if self.chain.hash_at(height) == parse_header(raw_header).block_hash:
             return
-        if self.chain.hash_at(height - 1) is not None and self.chain.connects(height, raw_header):
-            start, headers = height, [raw_header]
-        else:
+        start, headers = height, [raw_header]
+        if not self.chain.connects(height, raw_header):
             start, headers = await self._find_fork(server, height)
         while True:
-            delta = self.chain.extended_by(start, headers)
-            if delta is not None:
-                await self._commit(delta)
-                start, headers = delta.tip_height + 1, []
+            delta = None
+            async with self._lock:
+                has_moved = not self.chain.connects(start, headers[0])
+                if not has_moved:
+                    delta = self.chain.extended_by(start, headers, wins_ties=self._wins_ties(raw_header))
+                if delta is not None:
+                    await self._commit(delta)
+            if has_moved:
+                await self._sync(server, height, raw_header)
+                return
             asked_from = start + len(headers)
             if asked_from > height:
                 break
+            last_hash = parse_header(headers[-1]).block_hash
+            if delta is not None:
+                start, headers = asked_from, []
             page = await self._fetch_page(server, asked_from, height)
             if not page:
                 # It may have followed a reorg to a lower height since it spoke. One that keeps saying so lags behind
                 # its own word, and gains nothing: a height without headers counts for nothing.
                 raise SourceUnavailableError(f"server has no header {asked_from} now", source=server)
+            if parse_header(page[0]).previous_hash != last_hash:
+                raise HeaderError(f"header {asked_from} does not link to the one below it")
             headers += page
         if height < self.chain.tip_height:
             log.info("tracker.server_behind", server=server, height=height, our_height=self.chain.tip_height)
+
+    def _wins_ties(self, raw_header: bytes) -> bool:
+        """Tell whether more servers stand on this tip than on ours, so that one server's block is no obstacle."""
+        tips = [parse_header(tip.raw_header).block_hash for tip in self._latest.values()]
+        return tips.count(parse_header(raw_header).block_hash) > tips.count(self.chain.tip_hash)
 
     async def _fetch_page(self, server: str, start: int, last: int) -> list[bytes]:
         count = min(RETARGET_BLOCKS, last - start + 1)
@@ -201,6 +229,8 @@ class ChainFollower:
             if headers and self.chain.connects(start, headers[0]):
                 return start, headers
             if start <= self.chain.base.height + 1:
+                if not headers:
+                    raise SourceUnavailableError(f"server has no header {start} now", source=server)
                 raise HeaderError(f"server's chain does not contain the checkpoint at {self.chain.base.height}")
             # Reorgs are shallow as a rule: step back 1, 2, 4 ... blocks until the chains meet.
             start = max(self.chain.base.height + 1, start - step)
@@ -305,9 +335,7 @@ class ChainFollower:
             SourceError: the headers cannot be had, or do not hold.
         """
         if height > self.chain.tip_height:
-            async with self._lock:
-                if height > self.chain.tip_height:
-                    await self._extend_to(height, server)
+            await self._extend_to(height, server)
         if height > self.chain.base.height or height == 0:
             return self.chain.header_at(height)
         return await self._old_header(height, server)
@@ -326,7 +354,7 @@ class ChainFollower:
         stored = await self._wiring.store.read(lambda db: chain_store.load_old_header(db, height))
         if stored is not None:
             return parse_header(stored)
-        async with self._lock:  # one period at a time: it is 160 kB
+        async with self._period_lock:  # one period at a time: it is 160 kB
             stored = await self._wiring.store.read(lambda db: chain_store.load_old_header(db, height))
             if stored is not None:
                 return parse_header(stored)

@@ -2,8 +2,9 @@
 
 The outputs that a payment spends belong to scripts of their own. Those are watched as long as the payment is
 unconfirmed, for their history names whoever spends them. A rival takes over only when a block proves it, or when enough
-servers hold it that do not hold the payment any more. A payment that nobody lists is dropped only after every connected
-server denied it for ``drop_after_s``, without a gap.
+servers hold it that do not hold the payment any more. What made a payment believed also keeps it: it is dropped once
+too few servers are left that may still hold it, and enough deny it, for ``drop_after_s`` without a gap. So one server
+that clings to it keeps nothing alive.
 """
 
 from collections import OrderedDict
@@ -48,7 +49,7 @@ class SpendWatcher:
     """Watches what unconfirmed payments spend.
 
     Args:
-        drop_after_s: for so long every server must deny a payment before it is dropped.
+        drop_after_s: for so long servers must deny a payment before it is dropped.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class SpendWatcher:
         self._drop_after_s = drop_after_s
         self._spends: OrderedDict[Txid, Transaction] = OrderedDict()  # of candidates looked at before
         self._rechecks: dict[tuple[str, ScriptHash], int] = {}
-        self._suspects: dict[Txid, float | None] = {}  # and since when, on Trio's clock, every server denies it
+        self._suspects: dict[Txid, float | None] = {}  # and since when, on Trio's clock, it is denied
         self._tried: set[Txid] = set()
         self._arm_bell = trio.Event()
         self._arm_bell.set()
@@ -228,14 +229,15 @@ class SpendWatcher:
                     nursery.start_soon(self._ask_for, txid)
 
     async def _ask_for(self, txid: Txid) -> None:
-        """Ask every server for a payment; drop it once all have denied it for long enough."""
+        """Ask every server for a payment; drop it once enough have denied it for long enough."""
         asked = len(self._wiring.source.connected())
         hearing = await self._fetcher.hear(txid)
         denied_since, now = self._suspects.pop(txid, None), trio.current_time()
-        if hearing.holding:
+        needed, denying = self._fetcher.needed, len(hearing.denying)
+        if len(hearing.holding) >= needed:
             return
-        if len(hearing.denying) < max(asked, self._fetcher.needed):
-            self._suspects[txid] = None  # silence is no denial
+        if denying < needed or asked - denying >= needed:  # silence is no denial
+            self._suspects[txid] = None
         elif denied_since is None or now - denied_since < self._drop_after_s:
             self._suspects[txid] = now if denied_since is None else denied_since
         else:

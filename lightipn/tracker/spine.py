@@ -24,7 +24,6 @@ from lightipn.tracker.recording import record_delta
 from lightipn.tracker.spends import SpendWatcher
 from lightipn.tracker.wiring import Wiring
 
-HISTORY_WORKERS = 64
 # A payment that the other servers do not hold yet reaches them within a second or two.
 FIRST_WITNESS_RECHECK_S = 0.5
 FIRST_RECHECK_S = 2.0
@@ -63,21 +62,19 @@ class Tracker:
         self._under_way: dict[ScriptHash, dict[str, ScriptHashChanged]] = {}
 
     async def run(self) -> None:
-        """Work on updates for ever: histories side by side, the chain by one task."""
-        send, receive = trio.open_memory_channel[ScriptHashChanged](0)
+        """Work on updates for ever: each in a task of its own. The source limits how many of a server are under way."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follower.run)
             nursery.start_soon(self._spends.run)
-            for _ in range(HISTORY_WORKERS):
-                nursery.start_soon(self._work, receive.clone())
             async for update in self._wiring.source.updates():
                 match update:
                     case TipChanged():
                         self._follower.tell_tip(update)
                     case ScriptHashChanged():
-                        await send.send(update)
+                        nursery.start_soon(self._work, update)
                     case SourceLost():
                         self._follower.forget_tip(update.server)
+                        self._rechecks = {key: n for key, n in self._rechecks.items() if key[0] != update.server}
 
     def progress(self) -> trio.Event:
         """Return an event that is set when the next history has been committed."""
@@ -87,17 +84,16 @@ class Tracker:
         self._progress.set()
         self._progress = trio.Event()
 
-    async def _work(self, receive: trio.MemoryReceiveChannel[ScriptHashChanged]) -> None:
-        async for update in receive:
-            if update.scripthash in self._under_way:
-                # One at a time for each script, and each server's newest: what is known when evidence is fetched must
-                # still be what is known when it is committed.
-                self._under_way[update.scripthash][update.server] = update
-                continue
-            waiting = self._under_way[update.scripthash] = {update.server: update}
-            while waiting:
-                await self._take_in(waiting.pop(next(iter(waiting))))
-            del self._under_way[update.scripthash]
+    async def _work(self, update: ScriptHashChanged) -> None:
+        if update.scripthash in self._under_way:
+            # One at a time for each script, and each server's newest: what is known when evidence is fetched must
+            # still be what is known when it is committed.
+            self._under_way[update.scripthash][update.server] = update
+            return
+        waiting = self._under_way[update.scripthash] = {update.server: update}
+        while waiting:
+            await self._take_in(waiting.pop(next(iter(waiting))))
+        del self._under_way[update.scripthash]
 
     async def _take_in(self, update: ScriptHashChanged) -> None:
         is_examined = await self._spends.examine(update)

@@ -362,18 +362,29 @@ async def compare(rig: Rig, truth: Truth, *, proved_only: bool) -> int:
 
 
 async def run_group(
-    folder: Path, seed: int, *, histories: int, lies: list[str], servers: int = 3, liars: int = 1
-) -> int:
-    """Run some histories one after the other on one service; return the number of events.
+    folder: Path,
+    chance: Random,
+    *,
+    name: str,
+    histories: int,
+    lies: list[str],
+    servers: int = 3,
+    liars: int = 1,
+    min_seen_by: int = 2,
+) -> tuple[int, dict[str, set[str]]]:
+    """Run some histories one after the other on one service.
 
     Args:
+        name: what a failure is called by, such as the seed that repeats it.
         liars: how many servers lie. Where they are half or more, only what blocks prove is compared.
 
+    Returns:
+        The number of events, and what each server was caught with.
+
     Raises:
-        FalsehoodError: the service was made to say something false, or missed something; the seed repeats it.
+        FalsehoodError: the service was made to say something false, or missed something.
     """
-    chance = Random(seed)
-    chain = SimulatedChain(seed=seed)
+    chain = SimulatedChain()
     chain.mine(12)
     places = chance.sample(range(servers), liars)
     behaviours = [
@@ -381,11 +392,16 @@ async def run_group(
         for place in range(servers)
     ]
     count = 0
-    async with open_rig(folder / f"{seed}.db", [chain], behaviours, ban_s=100.0) as rig:
+    file = folder / f"{name}.db"
+    async with open_rig(file, [chain], behaviours, ban_s=100.0, min_seen_by=min_seen_by) as rig:
         for number in range(histories):
             try:
                 truth = await run_history(rig, chance, liars=places, lies=lies)
                 count += await compare(rig, truth, proved_only=2 * liars >= servers)
             except FalsehoodError as error:
-                raise FalsehoodError(f"seed {seed}, history {number}, liars {places}: {error}") from error
-    return count
+                raise FalsehoodError(f"{name}, history {number}, liars {places}: {error}") from error
+        caught = rig.evidence()
+    blamed = {server for server in caught if int(server.removeprefix("server")) not in places}
+    if blamed:
+        raise FalsehoodError(f"{name}: {blamed} were caught with {caught}, and are honest")
+    return count, caught

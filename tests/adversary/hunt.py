@@ -7,6 +7,7 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
+from random import Random
 
 import structlog
 import trio
@@ -36,14 +37,15 @@ def main() -> int:
             work = partial(
                 run_group,
                 Path(folder),
-                seed,
+                Random(seed),
+                name=f"seed {seed}",
                 histories=min(HISTORIES_PER_GROUP, arguments.histories),
                 lies=arguments.lies,
                 servers=arguments.servers,
                 liars=arguments.liars,
             )
             try:
-                events += trio.run(work, clock=trio.testing.MockClock(autojump_threshold=0))
+                events += trio.run(work, clock=trio.testing.MockClock(autojump_threshold=0))[0]
             except BaseExceptionGroup as group:
                 found, others = group.split(FalsehoodError)
                 if found is None or others is not None:

@@ -109,6 +109,13 @@ class Rig:
         assert [event.number for event in page.events] == list(range(1, page.latest + 1))
         return [event for event in page.events if scripthash is None or event.scripthash == scripthash]
 
+    def evidence(self) -> dict[str, set[str]]:
+        """Return what each server was caught with since the last call."""
+        found: dict[str, set[str]] = {}
+        for one in self.pool.take_evidence():
+            found.setdefault(one.server.partition(":")[0], set()).add(one.kind)
+        return found
+
     def verdicts(self) -> dict[str, str]:
         """Return what became of each server."""
         return {state.name.partition(":")[0]: state.verdict for state in self.pool.states()}
@@ -116,7 +123,12 @@ class Rig:
 
 @asynccontextmanager
 async def open_rig(
-    path: Path, chains: Sequence[SimulatedChain], behaviours: Sequence[Behaviour], *, ban_s: float = 86400.0
+    path: Path,
+    chains: Sequence[SimulatedChain],
+    behaviours: Sequence[Behaviour],
+    *,
+    ban_s: float = 86400.0,
+    min_seen_by: int = 2,
 ) -> AsyncIterator[Rig]:
     """Open a rig: one server for each behaviour, on its own chain or on the only one.
 
@@ -157,7 +169,7 @@ async def open_rig(
         follower = ChainFollower(
             wiring, chain=open_chain(REGTEST, checkpoints, lowest, raw_headers), checkpoints=checkpoints
         )
-        fetcher = EvidenceFetcher(source, follower, min_seen_by=2)
+        fetcher = EvidenceFetcher(source, follower, min_seen_by=min_seen_by)
         spends = SpendWatcher(wiring, follower=follower, fetcher=fetcher, drop_after_s=DROP_AFTER_S)
         keeper = WatchKeeper(store, source)
         await keeper.load()

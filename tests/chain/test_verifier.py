@@ -396,10 +396,7 @@ EVIDENCE = st.builds(
 @given(CLAIMS, KNOWNS, EVIDENCE)
 @settings(deadline=None, max_examples=300)
 def test_nothing_enters_without_a_proof_or_its_witnesses(claim: HistoryEntry, known: Known, evidence: Evidence) -> None:
-    """Whatever is claimed: a new place is proved by branch and header, or witnessed; all else is named, or stood before.
-
-    What is left out is always named, so that no claim is forgotten.
-    """
+    """A new place is proved by branch and header, or witnessed; whatever else is claimed is named, and asked again."""
     found = verify((claim,), known, evidence)
     if not found.entries:
         assert known.get(TXID) is None

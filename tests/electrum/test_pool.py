@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 from lightipn.chain.source import ServerState
-from lightipn.electrum.pool import FIRST_PAUSE_S, LONGEST_PAUSE_S, STABLE_SESSION_S
+from lightipn.electrum.pool import FIRST_PAUSE_S, LONGEST_COMMON_PAUSE_S, LONGEST_PAUSE_S, STABLE_SESSION_S
 from lightipn.simulator.behaviour import Behaviour
 from tests.electrum.memory import MemoryConnector
 from tests.electrum.pools import Served, named, pool_of, verdicts, wait_until
@@ -55,8 +55,7 @@ async def test_so_many_servers_are_used_in_their_order(
     nursery.start_soon(pool.run, served.serve)
     await served.wait_open(*HOSTS[:connections])
     await trio.sleep(1000)
-    assert served.hosts == list(HOSTS[:connections])
-    assert [host for _, host in memory.tries] == list(HOSTS[:connections])
+    assert sorted(served.hosts) == sorted(host for _, host in memory.tries) == list(HOSTS[:connections])
     assert list(verdicts(pool)) == list(HOSTS[:connections])
 
 
@@ -116,13 +115,12 @@ async def test_each_of_many_slots_is_filled_in_the_end(
     assert set(verdicts(pool).values()) == {"connected"}
 
 
-async def test_pool_without_servers_waits(memory: MemoryConnector, autojump_clock: Clock) -> None:
+async def test_pool_without_servers_does_nothing(memory: MemoryConnector, autojump_clock: Clock) -> None:
     """A service without any server does not crash: its API still answers, and says that none is connected."""
     pool = pool_of(memory, [], connections=3)
-    with trio.move_on_after(60) as scope:
+    with trio.move_on_after(60):
         await pool.run(Served().serve)
-    assert scope.cancelled_caught
-    assert (pool.states(), pool.voices()) == ([], 0)
+    assert (pool.states(), pool.voices(), memory.tries) == ([], 0, [])
 
 
 async def test_cancelled_pool_leaves_no_session(memory: MemoryConnector, autojump_clock: Clock) -> None:
@@ -172,7 +170,7 @@ async def test_network_that_is_down_slows_the_whole_list(
     assert 50 <= len(memory.tries) < 150
     before = len(memory.tries)
     await trio.sleep(600)
-    assert len(memory.tries) - before <= 3 * 600 / 10 + 3
+    assert len(memory.tries) - before <= 1.1 * 3 * 600 / LONGEST_COMMON_PAUSE_S
 
 
 async def test_dropped_link_is_opened_again(
@@ -238,9 +236,9 @@ async def test_dead_server_is_a_voice_until_its_second_failure(
     await served.wait_open("a.example")
     while len(memory.tries_of("dead.example")) < 2:
         await pool.changed.wait()
-    await trio.sleep(0)
-    await trio.sleep(100)
-    assert pool.voices() == 1
+    for _ in range(200):
+        await trio.sleep(0.5)
+        assert pool.voices() == 1
     memory.add("dead.example")
     await served.wait_open("a.example", "dead.example")
     assert pool.voices() == 2

@@ -49,9 +49,7 @@ def test_depth_one_is_the_block_itself(confirmations: int, counts_at: int) -> No
     assert entry_of(state=confirmed(50)).counts_at_height(confirmations) == counts_at
 
 
-@pytest.mark.parametrize(
-    "state", [None, Replaced(txid_of(9)), Dropped()], ids=["unconfirmed", "replaced", "dropped"]
-)
+@pytest.mark.parametrize("state", [None, Replaced(txid_of(9)), Dropped()], ids=["unconfirmed", "replaced", "dropped"])
 def test_payment_outside_a_block_has_no_depth(state: PaymentState | None) -> None:
     """A payment that is in no block reaches no depth at any height."""
     assert entry_of(state=state).counts_at_height(1) is None

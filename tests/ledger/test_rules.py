@@ -81,6 +81,18 @@ def test_coinbase_payment_is_marked() -> None:
     assert totals(payments, tip_height=1000) == (50, 0)
 
 
+def test_mined_coins_that_lost_their_block_do_not_count() -> None:
+    """A coinbase exists in its block alone: reverted, it is neither confirmed nor unconfirmed."""
+    mined = coinbase()
+    payments, _ = absorb(EMPTY, (mined, confirmed(9, position=0)))
+    before = totals_of(payments.entries.values(), tip_height=9, confirmations=1)
+    assert before.unconfirmed_sat == mined.outputs[0].amount_sat
+    entry, _ = reverted(payments.scripthash, payments.entries[mined.txid])
+    assert totals_of([entry], tip_height=9, confirmations=1) == ReceivedTotals(
+        confirmed_sat=0, unconfirmed_sat=0, changes_at_height=None
+    )
+
+
 def test_first_notice_keeps_its_time() -> None:
     """The time of first notice does not move when the payment is confirmed later."""
     paid = payment(1)
@@ -170,19 +182,7 @@ def test_transaction_that_only_spends_is_an_entry_without_outputs() -> None:
     assert totals(payments) == (700, 0)
 
 
-def test_mined_coins_that_lost_their_block_do_not_count() -> None:
-    """A coinbase exists in its block alone: reverted, it is neither confirmed nor unconfirmed."""
-    mined = coinbase()
-    payments, _ = absorb(EMPTY, (mined, confirmed(9, position=0)))
-    before = totals_of(payments.entries.values(), tip_height=9, confirmations=1)
-    assert before.unconfirmed_sat == mined.outputs[0].amount_sat
-    entry, _ = reverted(payments.scripthash, payments.entries[mined.txid])
-    assert totals_of([entry], tip_height=9, confirmations=1) == ReceivedTotals(
-        confirmed_sat=0, unconfirmed_sat=0, changes_at_height=None
-    )
-
-
-# --- what changes nothing ---------------------------------------------------------------------------------------------
+# --- what changes nothing ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("place", [None, confirmed(10)], ids=["unconfirmed", "confirmed"])

@@ -18,7 +18,7 @@ import socket
 import ssl
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from decimal import Decimal
@@ -191,11 +191,11 @@ class Reorg:
 class Bitcoind(Node):
     """A bitcoind: its RPC, and the acts that stories are made of. See ``open_bitcoind``."""
 
-    def __init__(self, folder: Path, *, listen_port: int | None = None) -> None:
+    def __init__(self, folder: Path, *, listen_port: int | None = None, options: Sequence[str] = ()) -> None:
         super().__init__("bitcoind", folder)
         self.rpc_port = free_port()
         self.listen_port = listen_port
-        self.more_options: tuple[str, ...] = ()  # from the next start on
+        self.options = tuple(options)  # others may be set for the next start
         self.url = f"http://127.0.0.1:{self.rpc_port}"
         self.cookie_path = folder / "regtest" / ".cookie"  # user and password; new ones at every start
 
@@ -210,7 +210,7 @@ class Bitcoind(Node):
         if self.listen_port is not None:
             listen = ["-listen=1", f"-bind=127.0.0.1:{self.listen_port}"]
         options = [*BITCOIND_OPTIONS, *listen, f"-datadir={self.folder}", f"-rpcport={self.rpc_port}"]
-        self.launch([*options, *self.more_options], {"HOME": str(self.folder)})
+        self.launch([*options, *self.options], {"HOME": str(self.folder)})
         await self.wait_ready()
         await self.prepare()
 
@@ -416,14 +416,17 @@ class ElectrumX(Node):
 
 
 @asynccontextmanager
-async def open_bitcoind(folder: Path, *, listen_port: int | None = None) -> AsyncIterator[Bitcoind]:
+async def open_bitcoind(
+    folder: Path, *, listen_port: int | None = None, options: Sequence[str] = ()
+) -> AsyncIterator[Bitcoind]:
     """Run a bitcoind with a chain and two wallets until the block is left.
 
     Args:
         folder: for its data and its output; made when missing.
         listen_port: where other nodes may connect (``addnode``); None for a node that listens to nobody.
+        options: further ones of its command line, such as ``-mempoolexpiry=1``.
     """
-    bitcoind = Bitcoind(folder, listen_port=listen_port)
+    bitcoind = Bitcoind(folder, listen_port=listen_port, options=options)
     try:
         await bitcoind.start()
         yield bitcoind

@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from lightipn.tracker.chain_follower import STRAGGLER_PATIENCE_S
+from tests.bench.rig import fill_database
 from tests.regtest.feed import (
     WAIT_S,
     Event,
@@ -19,11 +20,12 @@ from tests.regtest.feed import (
     wait_verdicts,
 )
 from tests.regtest.nodes import Bitcoind, ElectrumX, free_port, open_bitcoind, open_electrumx
-from tests.regtest.rivals import make_coins, publish, sign_payment
+from tests.regtest.rivals import make_coins, publish, sign_payment, sign_rival
 from tests.regtest.shop import Shop
 from tests.service_process import ServiceProcess, open_service
 
 pytestmark = pytest.mark.slow
+WATCHES = 5_000
 Pair = tuple[ElectrumX, ElectrumX]
 
 
@@ -166,4 +168,59 @@ async def test_branch_with_more_work_wins_whoever_serves_it(tmp_path: Path, shop
         assert_lawful(events)
         assert kinds_of(events, payment) == ["seen", "confirmed", "reverted", "confirmed"]
         assert len(matching(events, {"kind": "block.disconnected"})) == 2
+        assert await service.stop() == 0
+
+
+async def test_payment_spent_elsewhere_on_the_winning_branch_is_replaced(tmp_path: Path, shop: Shop) -> None:
+    """A confirmed payment whose coin the winning branch spends elsewhere is reverted, and replaced by that rival."""
+    async with (
+        open_two_nodes(tmp_path) as (near, far),
+        open_electrumx(near, tmp_path / "near-electrumx") as near_server,
+        open_electrumx(far, tmp_path / "far-electrumx") as far_server,
+        open_service(tmp_path / "lightipn", service_options(near_server, far_server)) as service,
+    ):
+        await wait_verdicts(service, "connected", "connected")
+        address = await near.new_address()
+        await service.subscribe(address, shop.url, max_confirms=1)
+        [coin] = await make_coins(near, [800_500])
+        await wait_same_tip(near, far)
+        payment, rival = await sign_payment(near, coin, address), await sign_rival(near, coin)
+
+        await publish(payment, near, far)
+        await wait_event(service, kind="payment.seen", txid=payment.txid, trust="agreed")
+        await part(near)
+        await near.mine(1)
+        await wait_event(service, kind="payment.confirmed", txid=payment.txid)
+        await far.rpc("generateblock", await far.new_address(), [rival.raw])
+        await mine_empty(far, 1)
+        await wait_event(service, kind="payment.reverted", txid=payment.txid)
+        replaced = await wait_event(service, kind="payment.replaced", txid=payment.txid)
+        assert (replaced["trust"], replaced["replaced_by"]) == ("proved", rival.txid)
+        await shop.wait_for(lambda request: request.form["confirmed"] == request.form["unconfirmed"] == "0.0", WAIT_S)
+        assert_lawful(await service.events())
+
+
+@pytest.mark.timeout(180)
+async def test_many_watches_come_up_on_a_server_that_slows_callers_down(bitcoind: Bitcoind, tmp_path: Path) -> None:
+    """Five thousand watches come up on an ElectrumX with its own limits, in one session; ``/readyz`` shows how far."""
+    stock = {name: None for name in ("COST_SOFT_LIMIT", "COST_HARD_LIMIT")}
+    folder = tmp_path / "lightipn"
+    folder.mkdir()
+    await fill_database(folder / "lightipn.db", WATCHES, "http://127.0.0.1:9")
+    async with open_electrumx(bitcoind, tmp_path / "stock-electrumx", options=stock) as electrumx:
+        service = ServiceProcess(folder, service_options(electrumx))
+        began = trio.current_time()
+        await service.start()
+        shown: list[int] = []
+        with trio.fail_after(90):
+            while not shown or shown[-1] < WATCHES:
+                state = (await service.call("/readyz")).json()
+                assert state["watches"]["total"] == WATCHES
+                shown.append(state["watches"]["subscribed"])
+                await trio.sleep(0.2)
+        print(f"{WATCHES} watches in {trio.current_time() - began:.1f} s; shown: {sorted(set(shown))}")
+        assert shown == sorted(shown)
+        assert len(set(shown)) > 10
+        await service.wait_ready()
+        assert not closed_sessions(service)
         assert await service.stop() == 0

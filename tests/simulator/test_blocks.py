@@ -72,18 +72,23 @@ def test_copy_shares_the_past_only() -> None:
 
 
 def test_copy_continues_like_its_original() -> None:
-    """A copy with the same seed, treated alike, yields the same bytes, whatever happens to a third."""
-    chain, spend = SimulatedChain(), Outpoint(Txid(sha256(b"nowhere")), 0)
-    first = chain.pay(SCRIPT, 1000)
-    chain.mine(2, include=[])
+    """A copy with the same seed, treated alike, yields the same bytes, whatever happens to another copy."""
+    spend = Outpoint(Txid(sha256(b"nowhere")), 0)
+
+    def beginning() -> tuple[SimulatedChain, Txid]:
+        chain = SimulatedChain()
+        txid = chain.pay(SCRIPT, 1000)
+        chain.mine(2, include=[])
+        return chain, txid
 
     def story(told: SimulatedChain) -> tuple[Txid, Txid, bytes]:
         return told.replace(first), told.pay(SCRIPT, 5000, spend=[spend]), told.mine()[0].header
 
+    (chain, first), (unrelated, _) = beginning(), beginning()
     twin, bystander = chain.copy(seed=0), chain.copy(seed=0)
     bystander.pay(SCRIPT, 1, spend=[spend])
     bystander.evict(first)
-    assert story(chain) == story(twin)
+    assert story(chain) == story(twin) == story(unrelated)
 
 
 @pytest.mark.parametrize(("start_time", "first"), [(None, 1296688602 + 600), (1_700_000_000, 1_700_000_000)])

@@ -1,11 +1,8 @@
 """One writer, group commit, reads beside it, and the doors that stay shut."""
 
 import sqlite3
-import threading
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
@@ -14,9 +11,7 @@ import trio.testing
 from lightipn.errors import StoreError, StoreMismatchError
 from lightipn.store import database
 from lightipn.store.database import Database, Store, is_service_running, open_store, sole_service
-
-LONGEST_WAIT_S = 10.0
-Work = Callable[[Database], Any]
+from tests.store.groups import Gate, Work, run_as_group
 
 
 def put(name: str, value: str = "") -> Work:
@@ -38,44 +33,6 @@ def names_seen_from_outside(path: Path) -> set[str]:
     """Return the same through a connection that the store knows nothing of."""
     with closing(sqlite3.connect(path)) as connection:
         return {row[0] for row in connection.execute("SELECT name FROM setting")} - {"network"}
-
-
-class Gate:
-    """Work that holds the writer until the gate opens, so that what comes meanwhile becomes one group."""
-
-    def __init__(self) -> None:
-        self.entered = threading.Event()
-        self.open = threading.Event()
-
-    def hold(self, db: Database) -> None:
-        """Wait in the writer's thread."""
-        self.entered.set()
-        assert self.open.wait(LONGEST_WAIT_S)
-
-    async def wait_entered(self) -> None:
-        """Wait until the writer stands at the gate."""
-        assert await trio.to_thread.run_sync(self.entered.wait, LONGEST_WAIT_S)
-
-
-async def run_as_group(store: Store, *works: Work) -> list[object]:
-    """Run works in one group, in this order; return what each caller got, its value or its error."""
-    answers: list[object] = [None] * len(works)
-
-    async def call(place: int, work: Work) -> None:
-        try:
-            answers[place] = await store.transact(work)
-        except (StoreError, ZeroDivisionError) as error:
-            answers[place] = error
-
-    gate = Gate()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(store.transact, gate.hold)
-        await gate.wait_entered()
-        for place, work in enumerate(works):
-            nursery.start_soon(call, place, work)
-            await trio.testing.wait_all_tasks_blocked()
-        gate.open.set()
-    return answers
 
 
 @pytest.mark.parametrize("threaded", [pytest.param(True, id="thread"), pytest.param(False, id="inline")])

@@ -1,0 +1,96 @@
+"""One server of the fake source: it answers from a chain, and lets a test decide what it says instead."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import trio
+
+from lightipn.bitcoin.hashes import ScriptHash, Txid
+from lightipn.chain.history import History
+from lightipn.chain.source import MerkleBranch, RawTransaction
+from lightipn.errors import SourceRefusedError, SourceUnavailableError
+from lightipn.simulator.view import ChainView
+
+# After so long a real session gives a question up.
+SILENCE_S = 30.0
+
+
+@dataclass(slots=True, eq=False)
+class FakeServer:
+    """A server that answers at once, and the truth, unless a test changes that.
+
+    Args:
+        chain: what it knows; assign another to change its mind.
+        most_headers: so many headers it gives at a time.
+        withheld: transactions that it refuses to give, and to prove.
+        silent_about: transactions about which it answers nothing; ``is_silent`` for all questions.
+        held: transactions that it gives once the event is set.
+        is_gone: every question ends in a broken link.
+    """
+
+    name: str
+    chain: ChainView
+    most_headers: int = 2016
+    calls: Counter[str] = field(default_factory=Counter)
+    pages: list[tuple[int, int]] = field(default_factory=list)
+    withheld: set[Txid] = field(default_factory=set)
+    silent_about: set[Txid] = field(default_factory=set)
+    held: dict[Txid, trio.Event] = field(default_factory=dict)
+    is_silent: bool = False
+    is_gone: bool = False
+    branch_of: Callable[[Txid, int], MerkleBranch] | None = None
+    transaction_of: Callable[[Txid], bytes | None] | None = None
+    headers_of: Callable[[int, int], list[bytes]] | None = None
+    history_of: Callable[[ScriptHash], History] | None = None
+    most_at_once: int = 0
+    _at_once: int = 0
+
+    def history(self, scripthash: ScriptHash) -> History:
+        """Return what it claims for a script."""
+        return (self.history_of or self.chain.history)(scripthash)
+
+    async def headers(self, start: int, count: int) -> list[bytes]:
+        """Answer from the chain, at most ``most_headers`` at a time."""
+        self.pages.append((start, count))
+        await self._be_asked()
+        if self.headers_of is not None:
+            return self.headers_of(start, count)
+        return self.chain.headers_from(start, min(count, self.most_headers))
+
+    async def merkle_branch(self, txid: Txid, height: int) -> MerkleBranch:
+        """Answer from the chain; refuse what is withheld, and what is not in that block."""
+        self.calls["merkle"] += 1
+        await self._be_asked(txid)
+        if txid in self.withheld:
+            raise SourceRefusedError("withheld", code=1, source=self.name)
+        try:
+            branch = (self.branch_of or self.chain.merkle)(txid, height)
+        except LookupError:
+            raise SourceRefusedError("not in that block", code=1, source=self.name) from None
+        return MerkleBranch(branch.position, branch.siblings, self.name)
+
+    async def transaction(self, txid: Txid) -> RawTransaction:
+        """Answer from the chain, once the test lets it; refuse what is withheld or unknown."""
+        self.calls["transaction"] += 1
+        await self._be_asked(txid)
+        if txid in self.held:
+            await self.held[txid].wait()
+        raw = None if txid in self.withheld else (self.transaction_of or self.chain.transaction)(txid)
+        if raw is None:
+            raise SourceRefusedError("unknown", code=2, source=self.name)
+        return RawTransaction(self.name, raw)
+
+    async def _be_asked(self, txid: Txid | None = None) -> None:
+        """Let time pass, count how many questions are under way, and fail as the test wants it."""
+        self._at_once += 1
+        self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            await trio.lowlevel.checkpoint()
+            if self.is_silent or txid in self.silent_about:
+                await trio.sleep(SILENCE_S)
+                raise SourceUnavailableError("no answer in time", source=self.name)
+        finally:
+            self._at_once -= 1
+        if self.is_gone:
+            raise SourceUnavailableError("gone", source=self.name)
