@@ -4,10 +4,10 @@ import time
 
 from lightipn.bitcoin.hashes import hex_of
 from lightipn.bitcoin.header import parse_header
-from lightipn.cli.output import console, print_facts, print_json, print_table, time_text
+from lightipn.cli.output import console, print_facts, print_json, print_table, printable, time_text
 from lightipn.cli.run import ConfigOption, JsonOption, ask_service, reported_errors
 from lightipn.config import load_config
-from lightipn.service.summary import Summary
+from lightipn.service.summary import Summary, alarms_of
 from lightipn.store.database import is_service_running
 
 
@@ -17,10 +17,16 @@ def status(config: ConfigOption = None, json: JsonOption = False) -> None:
         loaded = load_config(config)
     summary = ask_service(config, lambda service: service.summary())
     is_running = is_service_running(loaded.database)
+    has_regular_blocks = loaded.network.name != "regtest"
+    alarms = alarms_of(summary, now=int(time.time()), has_regular_blocks=has_regular_blocks)
     if json:
-        print_json({"running": is_running, "network": loaded.network.name} | _summary_json(summary))
+        facts = {"running": is_running, "network": loaded.network.name, "alarms": alarms}
+        print_json(facts | _summary_json(summary))
         return
     _print_summary(summary, is_running=is_running, network=loaded.network.name)
+    for alarm in alarms:
+        console.print()
+        console.print(f"ALARM: {printable(alarm)}", style="bold red", markup=False, highlight=False, soft_wrap=True)
 
 
 def _summary_json(summary: Summary) -> dict[str, object]:

@@ -18,15 +18,35 @@ CLIENT_NAME = "lightipn"
 PROTOCOL_RANGE = ("1.4", "1.6")
 MAX_HEADERS = 2016
 MAX_HEIGHT = 1 << 31
-_PRINTABLE = re.compile(r"[^\x20-\x7e]")
+LOWEST_PROTOCOL = (1, 4)
+HIGHEST_PROTOCOL = (1, 6)
+# A name and a number, and nothing else of what a server says of itself: the rest could be a message to the operator.
+_SOFTWARE = re.compile(r"[A-Za-z]{1,24}(?:-[A-Za-z]{1,12})?(?:[ /]v?\d{1,4}(?:\.\d{1,4}){0,3})?")
+_PROTOCOL = re.compile(r"\d{1,2}(?:\.\d{1,2}){1,2}")
 
 
 @dataclass(frozen=True, slots=True)
 class ServerVersion:
-    """What a server says it is; both texts made printable and short."""
+    """What a server says it is.
+
+    Args:
+        software: its name and version; empty where it does not begin with a name.
+        protocol: such as ``1.4.2``.
+    """
 
     software: str
     protocol: str
+
+    @property
+    def is_spoken(self) -> bool:
+        """Whether we speak the protocol: a server may not take us back to an older one."""
+        version = tuple(int(part) for part in self.protocol.split("."))[:2]
+        return LOWEST_PROTOCOL <= version <= HIGHEST_PROTOCOL
+
+    @property
+    def serves_long_histories_as_none(self) -> bool:
+        """Whether a history above its limit looks like none at all (cculianu/Fulcrum#319)."""
+        return self.software.startswith("Fulcrum")
 
     @property
     def delays_short_answers(self) -> bool:
@@ -64,6 +84,11 @@ def merkle_call(txid: Txid, height: int) -> Call:
     return Call("blockchain.transaction.get_merkle", (hex_of(txid), height))
 
 
+def balance_call(scripthash: ScriptHash) -> Call:
+    """``blockchain.scripthash.get_balance``; only ever asked whether it is nothing."""
+    return Call("blockchain.scripthash.get_balance", (hex_of(scripthash),))
+
+
 def headers_call(start: int, count: int) -> Call:
     """``blockchain.block.headers``."""
     return Call("blockchain.block.headers", (start, count))
@@ -98,9 +123,10 @@ def decode_version(result: object) -> ServerVersion:
     """Read ``[software, protocol]``."""
     match result:
         case [str(software), str(protocol)]:
-            return ServerVersion(_PRINTABLE.sub("?", software)[:60], _PRINTABLE.sub("?", protocol)[:20])
-        case _:
-            raise _refusal("a list of software and protocol version")
+            found = _SOFTWARE.match(software)
+            if _PROTOCOL.fullmatch(protocol):
+                return ServerVersion(found[0] if found else "", protocol)
+    raise _refusal("a list of software and protocol version")
 
 
 def decode_genesis_hash(result: object) -> BlockHash:
@@ -118,6 +144,12 @@ def decode_tip(result: object) -> tuple[int, bytes]:
     if len(raw) != HEADER_BYTES:
         raise _refusal("a header of 80 bytes")
     return _height(tip.get("height"), "the tip's height"), raw
+
+
+def decode_has_balance(result: object) -> bool:
+    """Tell whether a balance is anything but nothing; how much it is no server is believed."""
+    balance = _object(result, "a balance as an object")
+    return balance.get("confirmed") != 0 or balance.get("unconfirmed") != 0
 
 
 def decode_headers(result: object, *, most: int) -> list[bytes]:

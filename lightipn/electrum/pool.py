@@ -22,6 +22,7 @@ from lightipn.electrum.address import ServerAddress
 from lightipn.electrum.connection import Connector, Identity
 from lightipn.electrum.session import Session, open_session
 from lightipn.errors import (
+    HistoryError,
     ProtocolError,
     SourceDistrustedError,
     SourceError,
@@ -288,7 +289,7 @@ class ServerPool:
         self._failures_in_a_row += 1
         candidate.failures = 1 if lasted_s > STABLE_SESSION_S else candidate.failures + 1
         is_only = len(self._candidates) == 1
-        pause_s = min(FIRST_PAUSE_S * 2.0 ** (candidate.failures - 1), LONGEST_PAUSE_S)
+        pause_s = min(FIRST_PAUSE_S * 2.0 ** min(candidate.failures - 1, 20), LONGEST_PAUSE_S)
         verdict = "unavailable"
         match error:
             case SourceDistrustedError():
@@ -319,7 +320,9 @@ class ServerPool:
     def _judge(self, candidate: _Candidate, error: SourceMisbehavedError) -> str:
         """Keep what the session itself caught; what merely breaks the protocol is no lie, and bans nobody."""
         is_lie = not isinstance(error, ProtocolError)
-        kind = "false-statement" if is_lie else "broken-protocol"
+        kind = "broken-protocol"
+        if is_lie:
+            kind = "false-history" if isinstance(error, HistoryError) else "wrong-network"
         now = int(self._clock())
         self._evidence.append(
             Misbehaviour(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import structlog
 import trio
 
-from lightipn.bitcoin.hashes import ScriptHash
+from lightipn.bitcoin.hashes import ScriptHash, hex_of
 from lightipn.chain.history import Status
 from lightipn.chain.source import ScriptHashChanged, TipChanged, Update
 from lightipn.electrum import methods
@@ -180,6 +180,8 @@ class Serving:
                 self._quarantine(scripthash)
         for fetch in self.book.answered(batch, statuses, now=trio.current_time()):
             self.put(fetch)
+        if batch.since is not None and self.session.version.serves_long_histories_as_none:
+            await self._probe_empty([scripthash for scripthash, status in statuses.items() if status is None])
         for scripthash in statuses:
             if not self.is_assigned(scripthash):  # it was asked once, as a check on those that watch it
                 self.unsubscribe(scripthash)
@@ -192,6 +194,19 @@ class Serving:
             await trio.sleep(REFUSED_SUBSCRIBE_PAUSE_S)  # this one's slot stays taken meanwhile
             self.ring()
         slots.release()
+
+    async def _probe_empty(self, scripthashes: list[ScriptHash]) -> None:
+        """Set aside what is said to have no history and has a balance all the same: it has too much of it."""
+        try:
+            answers = await self.session.call_all([methods.balance_call(scripthash) for scripthash in scripthashes])
+            balances = [isinstance(one, Answer) and methods.decode_has_balance(one.result) for one in answers]
+        except SourceError as error:
+            self.session.fail(error)
+            return
+        for scripthash, has_balance in zip(scripthashes, balances, strict=True):
+            if has_balance:
+                log.error("electrum.history_truncated", server=self.name, scripthash=hex_of(scripthash))
+                self._quarantine(scripthash)
 
     def _note_progress(self, count: int) -> None:
         self._subscribed += count

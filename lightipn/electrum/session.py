@@ -299,6 +299,8 @@ class Session:
             SourceUnavailableError: it is still catching up, or the link broke.
         """
         self.version = methods.decode_version(await self.call(methods.version_call()))
+        if not self.version.is_spoken:
+            raise SourceRefusedError(f"server speaks protocol {self.version.protocol}, want 1.4 to 1.6", code=0)
         features, tip = await self.call_all(
             [Call("server.features"), Call("blockchain.headers.subscribe")], is_urgent=True
         )

@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass
 
+from lightipn.bitcoin.header import parse_header
 from lightipn.chain.source import ServerState
 from lightipn.store import chain, deliveries, keys, servers, subscriptions
 from lightipn.store.database import Database
+
+# Of all pauses between two blocks one in a million is longer (exp(-14); blocks come every 600 s on average).
+OLD_TIP_S = 8400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +30,33 @@ class Summary:
     servers: tuple[ServerState, ...]
     failing_hosts: tuple[deliveries.FailingHost, ...]
     is_key_there: bool
+
+
+def alarms_of(summary: Summary, *, now: int, has_regular_blocks: bool) -> list[str]:
+    """Say what an operator must look at, the worst first; empty if nothing.
+
+    Args:
+        now: unix seconds.
+        has_regular_blocks: False on a network where blocks come when somebody makes them.
+    """
+    alarms = []
+    for server in summary.servers:
+        host = server.name.rpartition(":")[0].rpartition(":")[0]
+        if server.verdict == "distrusted":
+            alarms.append(
+                f"{server.name} is not used: {server.reason}. Somebody may be in between; if the certificate was"
+                f" renewed: lightipn server trust {host}"
+            )
+        elif server.banned_until > now:
+            alarms.append(
+                f"{server.name} lied ({server.reason}) and is banned for {(server.banned_until - now) // 60 + 1} min:"
+                " lightipn server evidence"
+            )
+    if summary.tip is not None and has_regular_blocks:
+        age_s = now - parse_header(summary.tip[2]).time
+        if age_s > OLD_TIP_S:
+            alarms.append(f"the newest block is {age_s // 60} min old: the servers may be stuck, or hide newer ones")
+    return alarms
 
 
 def load_summary(db: Database) -> Summary:

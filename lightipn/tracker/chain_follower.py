@@ -31,6 +31,8 @@ from lightipn.tracker.wiring import Wiring
 
 # A confirmation counter never looks deeper than this: what lies lower is not touched when the tip falls.
 DEEPEST_CONFIRMS = 1000
+# Bitcoin Core, MAX_FUTURE_BLOCK_TIME.
+MAX_FUTURE_S = 7200
 # A server's own node may be this much slower than another's.
 STRAGGLER_PATIENCE_S = 30.0
 STRAGGLER_BLOCKS = 1
@@ -190,6 +192,7 @@ class ChainFollower:
                 if not has_moved:
                     delta = self.chain.extended_by(start, headers, wins_ties=self._wins_ties(raw_header))
                 if delta is not None:
+                    self._check_future(server, delta)
                     await self._commit(delta)
             if has_moved:
                 await self._sync(server, height, raw_header)
@@ -210,6 +213,13 @@ class ChainFollower:
             headers += page
         if height < self.chain.tip_height:
             log.info("tracker.server_behind", server=server, height=height, our_height=self.chain.tip_height)
+
+    def _check_future(self, server: str, delta: ChainDelta) -> None:
+        """Wait with a block from the future, as Bitcoin's nodes do. It is no lie: our own clock may be wrong."""
+        ahead_s = delta.connected[-1].time - self._wiring.clock()
+        if ahead_s > MAX_FUTURE_S:
+            log.error("tracker.header_from_the_future", server=server, ahead_s=int(ahead_s), hint="is the clock right?")
+            raise SourceUnavailableError("header is more than two hours ahead of our clock", source=server)
 
     def _wins_ties(self, raw_header: bytes) -> bool:
         """Tell whether more servers stand on this tip than on ours, so that one server's block is no obstacle."""

@@ -19,6 +19,7 @@ from lightipn.electrum.address import ServerAddress
 from lightipn.electrum.connection import Connection, Identity
 from lightipn.electrum.pool import ServerPool
 from lightipn.electrum.source import ElectrumSource
+from lightipn.errors import SourceUnavailableError
 from lightipn.ledger.entries import LedgerEntry, totals_of
 from lightipn.simulator.behaviour import Behaviour
 from lightipn.simulator.blocks import SimulatedChain
@@ -41,15 +42,18 @@ GENESIS = Checkpoint(height=0, block_hash=REGTEST.genesis_hash, next_bits=None)
 
 
 class MemoryConnector:
-    """Connects to simulated servers without sockets."""
+    """Connects to simulated servers without sockets; while it ``is_down``, to none."""
 
     def __init__(self, servers: Sequence[SimulatedServer], nursery: trio.Nursery) -> None:
         self._servers = {server.host: server for server in servers}
         self._nursery = nursery
+        self.is_down = False
 
     async def connect(self, address: ServerAddress, known: Identity) -> Connection:
         """Open a pair of streams, and have the server serve one end."""
         await trio.lowlevel.checkpoint()
+        if self.is_down:
+            raise SourceUnavailableError("connection-refused", source=address.name)
         ours, theirs = trio.testing.memory_stream_pair()
         self._nursery.start_soon(self._servers[address.host].serve, theirs)
         return Connection(ours, Identity(), "")  # type: ignore[arg-type]  # any stream does for a session
@@ -66,6 +70,8 @@ class Rig:
     source: ElectrumSource
     follower: ChainFollower
     keeper: WatchKeeper
+    connector: MemoryConnector
+    clock_offset_s: list[float]
     rings: list[None] = field(default_factory=list)
 
     async def watch(self, script: bytes) -> None:
@@ -135,9 +141,10 @@ async def open_rig(
     Args:
         path: of the database; made if it is not there.
     """
+    offset_s = [0.0]
 
     def clock() -> float:
-        return 1_700_000_000.0 + trio.current_time()
+        return 1_700_000_000.0 + trio.current_time() + offset_s[0]
 
     def chain_of(place: int) -> SimulatedChain:
         return chains[place] if len(chains) > 1 else chains[0]
@@ -148,10 +155,11 @@ async def open_rig(
     ]
     rings: list[None] = []
     async with open_store(path, "regtest", threaded=False) as store, trio.open_nursery() as nursery:
+        connector = MemoryConnector(servers, nursery)
         pool = ServerPool(
             [ServerAddress(server.host, server.port, uses_tls=False) for server in servers],
             REGTEST,
-            connector=MemoryConnector(servers, nursery),  # type: ignore[arg-type]  # it has the one method
+            connector=connector,  # type: ignore[arg-type]  # it has the one method
             connections=len(servers),
             ban_s=ban_s,
             clock=clock,
@@ -176,5 +184,5 @@ async def open_rig(
         nursery.start_soon(source.run)
         nursery.start_soon(Tracker(wiring, follower=follower, fetcher=fetcher, spends=spends).run)
         nursery.start_soon(keeper.run)
-        yield Rig(chains[0], servers, store, pool, source, follower, keeper, rings)
+        yield Rig(chains[0], servers, store, pool, source, follower, keeper, connector, offset_s, rings)
         nursery.cancel_scope.cancel()

@@ -224,3 +224,50 @@ async def test_many_watches_come_up_on_a_server_that_slows_callers_down(bitcoind
         await service.wait_ready()
         assert not closed_sessions(service)
         assert await service.stop() == 0
+
+
+@pytest.mark.parametrize("depth_blocks", [1, 6, 20])
+async def test_payments_in_lost_blocks_are_proved_anew(
+    private_bitcoind: Bitcoind, private_pair: Pair, tmp_path: Path, shop: Shop, depth_blocks: int
+) -> None:
+    """Payments in blocks that a reorg takes are reverted once each, and confirmed anew where they are mined again."""
+    bitcoind = private_bitcoind
+    async with open_service(tmp_path / "lightipn", service_options(*private_pair)) as service:
+        await wait_verdicts(service, "connected", "connected")
+        addresses = [await bitcoind.new_address() for _ in range(depth_blocks)]
+        for address in addresses:
+            await service.subscribe(address, shop.url, max_confirms=1)
+        txids = []
+        for address in addresses:
+            txids.append(await bitcoind.send(address, 100_000))
+            await bitcoind.mine(1)
+        for txid in txids:
+            await wait_event(service, kind="payment.confirmed", txid=txid)
+
+        began = trio.current_time()
+        reorg = await bitcoind.reorg(depth_blocks, with_transactions=False)
+        print("reorg made", trio.current_time() - began)
+        began = trio.current_time()
+        for txid in txids:
+            await wait_event(service, kind="payment.reverted", txid=txid)
+        print("reverted", trio.current_time() - began)
+        assert matching(await service.events(), {"kind": "block.disconnected"})[-1]["block_hash"] == reorg.disconnected[0]
+        [block_hash] = await bitcoind.mine(1)
+        began = trio.current_time()
+        for txid in txids:
+            await wait_event(service, kind="payment.confirmed", txid=txid, block_hash=block_hash)
+        print("confirmed anew", trio.current_time() - began)
+        reorg = await bitcoind.reorg(depth_blocks)
+        began = trio.current_time()
+        for txid in txids:
+            await wait_event(service, kind="payment.confirmed", txid=txid, block_hash=reorg.connected[0])
+        print("confirmed elsewhere", trio.current_time() - began)
+
+        events = await service.events()
+        assert_lawful(events)
+        expected = ["seen", "confirmed", "reverted", "confirmed", "reverted", "confirmed"]
+        assert [kinds_of(events, txid)[-6:] for txid in txids] == [expected] * depth_blocks
+        for address in addresses:
+            await shop.wait_for(lambda request, a=address: request.form == {"address": a, "confirmed": "0.001", "unconfirmed": "0.0"}, WAIT_S)
+        assert not closed_sessions(service)
+        assert await service.stop() == 0

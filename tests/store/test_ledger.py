@@ -1,5 +1,7 @@
 """Scripts and payments: what is written is what is read."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,7 +10,7 @@ from lightipn.bitcoin.hashes import BlockHash, Txid
 from lightipn.bitcoin.transaction import Outpoint
 from lightipn.chain.history import UNKNOWN, Status
 from lightipn.chain.verifier import Confirmed, Unconfirmed
-from lightipn.ledger.entries import LedgerEntry, Replaced, ScriptPayments
+from lightipn.ledger.entries import Dropped, LedgerEntry, PaymentState, Replaced, ScriptPayments
 from lightipn.store import ledger
 from lightipn.store.database import Database
 from lightipn.store.ledger import ScriptRecord, WatchChange
@@ -23,7 +25,8 @@ hashes = st.binary(min_size=32, max_size=32)
 amounts = st.integers(0, MAX_SAT)
 indexes = st.integers(0, 2**32 - 1)
 states = st.one_of(
-    st.just(Unconfirmed()),
+    st.builds(Unconfirmed, st.integers(1, 20)),
+    st.just(Dropped()),
     st.builds(Replaced, hashes.map(Txid)),
     st.builds(Confirmed, hashes.map(BlockHash), st.integers(0, 10_000_000), st.integers(0, 100_000)),
 )
@@ -63,18 +66,9 @@ def test_entries_are_read_as_they_were_written(written: list[LedgerEntry]) -> No
 @pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(before=entries, state=states)
-def test_entry_is_written_over_what_stood_there(before: LedgerEntry, state: Confirmed | Unconfirmed | Replaced) -> None:
+def test_entry_is_written_over_what_stood_there(before: LedgerEntry, state: PaymentState) -> None:
     """A payment that changes its state is one row before and after."""
-    after = LedgerEntry(
-        txid=before.txid,
-        state=state,
-        outputs=before.outputs,
-        spends=before.spends,
-        sent_sat=before.sent_sat,
-        is_coinbase=before.is_coinbase,
-        signals_rbf=before.signals_rbf,
-        seen_at=before.seen_at,
-    )
+    after = replace(before, state=state)
     with open_memory() as db:
         ledger.add_script(db, ADDRESS)
         ledger.save_entries(db, ADDRESS.scripthash, [before])
@@ -90,7 +84,8 @@ def test_entries_above_a_height_are_those_a_reorg_touches(db: Database) -> None:
     ledger.add_script(db, ADDRESS)
     ledger.add_script(db, other)
     low, at_fork, high = (entry_of(height, state=confirmed(height)) for height in (98, 99, 100))
-    ledger.save_entries(db, ADDRESS.scripthash, [low, at_fork, high, entry_of(1)])
+    outside = [entry_of(1), entry_of(2, state=Dropped()), entry_of(3, state=Replaced(high.txid))]
+    ledger.save_entries(db, ADDRESS.scripthash, [low, at_fork, high, *outside])
     ledger.save_entries(db, other.scripthash, [high])
     found = ledger.load_entries_above(db, 99)
     assert sorted(found, key=lambda item: item[0]) == sorted(

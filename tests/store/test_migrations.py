@@ -24,6 +24,10 @@ TABLES = {
     "message",
     "attempt",
     "server",
+    "event",
+    "evidence",
+    "spent_output",
+    "trust_change",
 }
 
 

@@ -1,6 +1,7 @@
 """What unconfirmed payments spend, and the scripts that are watched for it."""
 
 import sqlite3
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -298,17 +299,7 @@ def test_unconfirmed_payments_are_listed_earliest_first(db: Database) -> None:
     """Each unconfirmed payment is listed once, by its first notice, whatever number of scripts it pays."""
 
     def noticed(number: int, after_s: int) -> LedgerEntry:
-        entry = entry_of(number)
-        return LedgerEntry(
-            txid=entry.txid,
-            state=entry.state,
-            outputs=entry.outputs,
-            spends=entry.spends,
-            sent_sat=entry.sent_sat,
-            is_coinbase=entry.is_coinbase,
-            signals_rbf=entry.signals_rbf,
-            seen_at=NOW + after_s,
-        )
+        return replace(entry_of(number), seen_at=NOW + after_s)
 
     assert spends.load_unconfirmed(db) == []
     pay(db, 0, noticed(1, 30), noticed(2, 10), entry_of(4, state=confirmed(9)), entry_of(5, state=Dropped()))

@@ -25,7 +25,7 @@ class FakeServer:
         most_headers: so many headers it gives at a time.
         withheld: transactions that it refuses to give, and to prove.
         silent_about: transactions about which it answers nothing; ``is_silent`` for all questions.
-        held: transactions that it gives once the event is set.
+        held: transactions that it gives once the event is set; ``headers_released`` is the same for headers.
         is_gone: every question ends in a broken link.
     """
 
@@ -37,6 +37,7 @@ class FakeServer:
     withheld: set[Txid] = field(default_factory=set)
     silent_about: set[Txid] = field(default_factory=set)
     held: dict[Txid, trio.Event] = field(default_factory=dict)
+    headers_released: trio.Event | None = None
     is_silent: bool = False
     is_gone: bool = False
     branch_of: Callable[[Txid, int], MerkleBranch] | None = None
@@ -54,9 +55,11 @@ class FakeServer:
         """Answer from the chain, at most ``most_headers`` at a time."""
         self.pages.append((start, count))
         await self._be_asked()
-        if self.headers_of is not None:
-            return self.headers_of(start, count)
-        return self.chain.headers_from(start, min(count, self.most_headers))
+        answer = self.headers_of or self.chain.headers_from
+        headers = answer(start, min(count, self.most_headers))
+        if self.headers_released is not None:
+            await self.headers_released.wait()
+        return headers
 
     async def merkle_branch(self, txid: Txid, height: int) -> MerkleBranch:
         """Answer from the chain; refuse what is withheld, and what is not in that block."""

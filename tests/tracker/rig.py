@@ -7,7 +7,7 @@ import trio
 import trio.testing
 
 from lightipn.bitcoin.address import Address, address_of, parse_address
-from lightipn.bitcoin.hashes import ScriptHash, Txid, scripthash_of
+from lightipn.bitcoin.hashes import BlockHash, ScriptHash, Txid, scripthash_of
 from lightipn.bitcoin.network import REGTEST
 from lightipn.bitcoin.transaction import parse_transaction
 from lightipn.chain.checkpoint import Checkpoint
@@ -17,6 +17,7 @@ from lightipn.dialects.ipn.policy import IpnPolicy
 from lightipn.ledger.entries import LedgerEntry, totals_of
 from lightipn.simulator import forge
 from lightipn.simulator.blocks import SimulatedChain
+from lightipn.simulator.view import ChainView
 from lightipn.store import chain as chain_store
 from lightipn.store import deliveries
 from lightipn.store import events as event_store
@@ -143,7 +144,7 @@ class Spine:
                 db,
                 dialect="ipn",
                 owner="shop",
-                address=address_text_of(script),
+                address=address_on_regtest(script),
                 url=url,
                 terms=wire.encode_terms(wire.IpnTerms(max_confirms=depth)),
                 now=int(NOW),
@@ -191,6 +192,16 @@ class Spine:
         _, headers = await self.store.read(chain_store.load_headers)
         return headers
 
+    def hashes(self) -> list[BlockHash | None]:
+        """Return the hashes of our chain in memory, from the base to the tip."""
+        chain = self.follower.chain
+        return [chain.hash_at(height) for height in range(chain.base.height, chain.tip_height + 1)]
+
+    async def is_followed(self) -> bool:
+        """Tell whether memory and disk both hold the true chain."""
+        headers = self.chain.headers_from(1, self.chain.tip_height)
+        return self.hashes() == hashes_of(self.chain) and await self.stored_headers() == headers
+
     def proved(self, txid: Txid) -> Confirmed:
         """Return where a transaction is, as the made-up chain knows it."""
         height = self.chain.height_of(txid)
@@ -208,7 +219,12 @@ class Spine:
         return parse_transaction(parent).outputs[spend.index].script
 
 
-def address_text_of(script: bytes) -> Address:
+def hashes_of(chain: ChainView, base_height: int = 0) -> list[BlockHash]:
+    """Return the hashes of a made-up chain from a height to the tip."""
+    return [chain.block_at(height).block_hash for height in range(base_height, chain.tip_height + 1)]
+
+
+def address_on_regtest(script: bytes) -> Address:
     """Return the address of an output script."""
     text = address_of(script, REGTEST)
     assert text is not None

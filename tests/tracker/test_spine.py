@@ -14,7 +14,7 @@ from lightipn.store import ledger as ledger_store
 from lightipn.tracker.evidence import EVIDENCE_PAGE
 from lightipn.tracker.spine import LONGEST_RECHECK_S
 from tests.builders import txid_of
-from tests.tracker.rig import NOW, ONE, OTHER, OTHER_SCRIPT, SHOP, SHOP_SCRIPT, OpenSpine, Spine, address_text_of
+from tests.tracker.rig import NOW, ONE, OTHER, OTHER_SCRIPT, SHOP, SHOP_SCRIPT, OpenSpine, Spine, address_on_regtest
 
 # --- what is believed --------------------------------------------------------------------------------------------
 
@@ -89,7 +89,7 @@ async def test_event_names_the_address_and_what_it_is_worth(spine: Spine) -> Non
     second = spine.chain.pay(SHOP_SCRIPT, 600, rbf=False)
     await spine.absorb()
     by_txid = {event.txid: event for event in await spine.feed()}
-    assert {event.address for event in by_txid.values()} == {address_text_of(SHOP_SCRIPT).text}
+    assert {event.address for event in by_txid.values()} == {address_on_regtest(SHOP_SCRIPT).text}
     assert (by_txid[first].net_sat, by_txid[first].signals_rbf) == (5_000, True)
     assert (by_txid[second].net_sat, by_txid[second].signals_rbf) == (600, False)
     assert {(event.trust, event.seen_by, event.happened_at) for event in by_txid.values()} == {("single", 1, int(NOW))}
@@ -178,7 +178,7 @@ async def look_up(spine: Spine) -> None:
     """Leave a row that has the other script worked in."""
     spine.source.watch(OTHER, UNKNOWN)
     await spine.store.transact(
-        lambda db: ledger_store.want_script(db, address_text_of(OTHER_SCRIPT), until=int(NOW) + 600, must_ask=True)
+        lambda db: ledger_store.want_script(db, address_on_regtest(OTHER_SCRIPT), until=int(NOW) + 600, must_ask=True)
     )
 
 
