@@ -2,9 +2,11 @@
 
 import ast
 import functools
+import re
 import subprocess
 import sys
 import tokenize
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,7 +31,13 @@ IMPURE = {
     "time",
     "random",
     "socket",
+    "ssl",
     "starlette",
+    "secrets",
+    "uuid",
+    "os",
+    "pathlib",
+    "aiorpcx",
 }
 TOP_LEVEL = {
     "README.md",
@@ -131,8 +139,9 @@ def pure_modules() -> list[Path]:
 
 @pytest.mark.parametrize("file", pure_modules(), ids=name_of)
 def test_deciding_is_pure(file: Path) -> None:
-    """A pure module imports no event loop, no clock, no randomness, no I/O and no log."""
+    """A pure module imports no event loop, no clock, no randomness, no I/O and no log; no way out either."""
     assert not {found.partition(".")[0] for found in imports_of(file)} & IMPURE
+    assert not [found for found in imports_of(file) if found.startswith("lightipn.proxy")]
 
 
 @pytest.mark.parametrize("file", pure_modules(), ids=name_of)
@@ -143,6 +152,15 @@ def test_pure_modules_are_synchronous_and_open_nothing(file: Path) -> None:
     assert not [node for node in ast.walk(tree_of(file)) if isinstance(node, ast.Await)]
     calls = [node.func for node in ast.walk(tree_of(file)) if isinstance(node, ast.Call)]
     assert not [call for call in calls if isinstance(call, ast.Name) and call.id in ("open", "print", "input")]
+
+
+def test_every_room_has_its_place_in_the_order_of_imports() -> None:
+    """What stands at the top of the package is named in the layers: a new room cannot stay outside the contract."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
+    (layers,) = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
+    named = {word.split(".")[1] for layer in layers for word in layer.replace("|", " ").replace(":", " ").split()}
+    rooms = {file.relative_to(PACKAGE).parts[0].removesuffix(".py") for file in MODULES}
+    assert rooms - {"__init__"} == named
 
 
 def test_source_cannot_name_the_verifier() -> None:
@@ -205,6 +223,59 @@ def test_only_sender_and_guard_know_httpx() -> None:
     users = {name_of(file) for file in MODULES if "httpx" in code_of(file) or "httpcore" in code_of(file)}
     assert users == {"lightipn/delivery/sender.py", "lightipn/delivery/guard.py"}
     assert importers_of("httpx", "httpcore") == users
+
+
+@pytest.mark.slow
+def test_schema_is_made_by_migrations_alone() -> None:
+    """No table, index or trigger is made or changed anywhere else, so that every file has the schema of its version."""
+    users = {
+        name_of(file)
+        for file in MODULES
+        if re.search(r"\b(CREATE|ALTER|DROP)\s+(TABLE|(UNIQUE )?INDEX|TRIGGER|VIEW)\b", file.read_text("utf-8"))
+    }
+    assert users == {"lightipn/store/migrations.py"}
+
+
+def test_feed_has_one_writer() -> None:
+    """Events enter the feed through ``store/events`` alone, whose rows follow each other without a gap."""
+    users = {name_of(file) for file in MODULES if re.search(r"INTO event\b", file.read_text("utf-8"))}
+    assert users == {"lightipn/store/events.py"}
+
+
+@pytest.mark.slow
+def test_only_connections_open_a_way_to_servers() -> None:
+    """TCP and TLS towards servers are opened in one file; the simulator listens, and nothing else does either."""
+    words = ("open_tcp_stream", "open_ssl_over_tcp_stream", "SSLStream (", "open_tcp_listeners", "SSLListener")
+    users = {name_of(file) for file in MODULES if any(word in code_of(file) for word in words)}
+    assert users == {"lightipn/electrum/connection.py", "lightipn/simulator/server.py"}
+    assert importers_of("ssl") == users | {"lightipn/delivery/guard.py", "lightipn/delivery/sender.py"}
+
+
+def test_way_through_a_proxy_has_one_home() -> None:
+    """SOCKS is spoken in one file, which those use that go out, and those that read the operator's wishes."""
+    assert importers_of("aiorpcx.socks") == {"lightipn/proxy.py"}
+    assert importers_of("aiorpcx") == {"lightipn/proxy.py", "lightipn/electrum/protocol.py"}
+    assert importers_of("lightipn.proxy") == {
+        "lightipn/app.py",
+        "lightipn/config.py",
+        "lightipn/delivery/guard.py",
+        "lightipn/delivery/sender.py",
+        "lightipn/electrum/connection.py",
+    }
+
+
+def calls_in(file: Path) -> set[str]:
+    """Return the names that a module calls, without what stands before their last dot."""
+    called = (node.func for node in ast.walk(tree_of(file)) if isinstance(node, ast.Call))
+    return {ast.unparse(function).rpartition(".")[2] for function in called}
+
+
+def test_trust_is_earned_at_one_door() -> None:
+    """A confirmed place is made by the verifier, by the evidence that it accepted, and when it is read back: no more."""
+    makers = {name_of(file) for file in MODULES if "Confirmed" in calls_in(file)}
+    assert makers == {"lightipn/chain/verifier.py", "lightipn/tracker/evidence.py", "lightipn/store/ledger.py"}
+    acceptors = {name_of(file) for file in MODULES if "accept_branch" in calls_in(file)}
+    assert acceptors == {"lightipn/chain/verifier.py", "lightipn/tracker/evidence.py"}
 
 
 def test_byte_order_has_one_home() -> None:

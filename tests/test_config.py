@@ -21,14 +21,26 @@ from lightipn.config import (
 from lightipn.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
+ONION = f"{'a' * 56}.onion"
+FINGERPRINT = "0123456789abcdef" * 4
 TPUB = "tpubDC5FSnBiZDMmhiuCmWAYsLwgLYrrT9rAqvTySfuCCrgsWz8wxMXUS9Tb9iVMvcRbvFcAHGkMD5Kx8koh4GquNGNTfohfk7pgjhaPCdXpoba"
 DEFAULTS = Config(
     network=MAINNET,
     backend="electrum",
     database=Path("lightipn.db"),
     api=ApiConfig(bind="127.0.0.1:8080", public_url="", anonymous=()),
-    electrum=ElectrumConfig(servers=(), sweep_interval_s=600.0),
-    delivery=DeliveryConfig(timeout_s=15.0, max_in_flight=64, max_in_flight_per_host=8, allow_networks=()),
+    electrum=ElectrumConfig(
+        servers=(),
+        connections=3,
+        redundancy=3,
+        min_seen_by=2,
+        drop_after_s=600.0,
+        ban_s=86400.0,
+        proxy="",
+        allow_plaintext=False,
+        sweep_interval_s=600.0,
+    ),
+    delivery=DeliveryConfig(timeout_s=15.0, max_in_flight=64, max_in_flight_per_host=8, allow_networks=(), proxy=""),
     ipn=IpnConfig(xpub="", auth_token="", confirmations=3, max_retry_interval_s=3600.0),
     log=LogConfig(level="info", format="auto"),
 )
@@ -91,13 +103,19 @@ def test_what_the_example_shows_is_a_good_value() -> None:
     shown = {key.path: tomllib.loads(f"x = {key.shown}")["x"] for key in KEYS if key.shown}
     assert set(shown) == {
         "api.public_url",
+        "electrum.proxy",
         "delivery.allow_networks",
+        "delivery.proxy",
         "dialects.ipn.xpub",
         "dialects.ipn.auth_token_file",
     }
     text = f'[api]\npublic_url = "{shown["api.public_url"]}"\n'
+    text += f'[electrum]\nproxy = "{shown["electrum.proxy"]}"\n'
     text += f"[delivery]\nallow_networks = {shown['delivery.allow_networks']}\n"
-    assert load(text).api.public_url == "https://ipn.example.com"
+    text += f'proxy = "{shown["delivery.proxy"]}"\n'
+    config = load(text)
+    assert config.api.public_url == "https://ipn.example.com"
+    assert config.electrum.proxy == config.delivery.proxy == "socks5://127.0.0.1:9050"
 
 
 def test_shipped_example_is_the_generated_one() -> None:
@@ -119,6 +137,13 @@ CHANGES = {
         "ssl://a.example:50002, b.example:50001:t",
         ("ssl://a.example:50002", "b.example:50001:t"),
     ),
+    "electrum.connections": ("20", "20", 20),
+    "electrum.redundancy": ("1", "1", 1),
+    "electrum.min_seen_by": ("5", "5", 5),
+    "electrum.drop_after_s": ("0.5e2", "50.0", 50.0),
+    "electrum.ban_s": ("0", "0", 0.0),
+    "electrum.proxy": ('"socks5://[::1]:9050"', "socks5://[::1]:9050", "socks5://[::1]:9050"),
+    "electrum.allow_plaintext": ("true", "true", True),
     "electrum.sweep_interval_s": ("10.5", "10.5", 10.5),
     "delivery.timeout_s": ("0.1", "0.1", 0.1),
     "delivery.max_in_flight": ("1000", "1000", 1000),
@@ -128,6 +153,7 @@ CHANGES = {
         "127.0.0.1/32,fd00::/8",
         (ipaddress.ip_network("127.0.0.1/32"), ipaddress.ip_network("fd00::/8")),
     ),
+    "delivery.proxy": ('"socks5h://tor.example:9050"', "socks5h://tor.example:9050", "socks5h://tor.example:9050"),
     "dialects.ipn.xpub": (f'"{TPUB}"', TPUB, TPUB),
     "dialects.ipn.auth_token_file": ('"token.txt"', "token.txt", "s3cret"),
     "dialects.ipn.confirmations": ("6", "6", 6),
@@ -182,8 +208,18 @@ def test_environment_overrides_a_key(path: str) -> None:
         assert value_in(load(text_of(path, wrong), **environment), path) == expected
 
 
-@pytest.mark.parametrize("path", CHANGES)
-@pytest.mark.parametrize("value", ["{ a = 1 }", "1979-05-27", "[[1]]", "true", "nan", "-1"])
+WRONG_TYPES = ["{ a = 1 }", "1979-05-27", "[[1]]", "true", "nan", "-1"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (path, value)
+        for path in CHANGES
+        for value in WRONG_TYPES
+        if (path, value) != ("electrum.allow_plaintext", "true")
+    ],
+)
 def test_wrong_type_is_named_with_its_key(path: str, value: str) -> None:
     """A value of the wrong type is one problem, with the key's path."""
     (problem,) = problems_of(text_of(path, value))
@@ -204,6 +240,32 @@ RANGES = [
     ("electrum.servers", '["a.example"]'),
     ("electrum.servers", '["ssl://a.example:0"]'),
     ("electrum.servers", '["http://a.example:80"]'),
+    ("electrum.servers", f'["ssl://a.example:50002#{FINGERPRINT[:-1]}"]'),
+    ("electrum.servers", f'["ssl://a.example:50002#{FINGERPRINT[:-1]}g"]'),
+    ("electrum.servers", '["ssl://a.example:50002#"]'),
+    ("electrum.servers", f'["tcp://127.0.0.1:50001#{FINGERPRINT}"]'),
+    ("electrum.connections", "0"),
+    ("electrum.connections", "21"),
+    ("electrum.connections", "2.5"),
+    ("electrum.redundancy", "0"),
+    ("electrum.redundancy", "21"),
+    ("electrum.min_seen_by", "0"),
+    ("electrum.min_seen_by", "21"),
+    ("electrum.drop_after_s", "0.9"),
+    ("electrum.drop_after_s", "86401"),
+    ("electrum.ban_s", "-0.1"),
+    ("electrum.ban_s", "31536001"),
+    ("electrum.proxy", '"127.0.0.1:9050"'),
+    ("electrum.proxy", '"http://127.0.0.1:8080"'),
+    ("electrum.proxy", '"socks5://127.0.0.1"'),
+    ("electrum.proxy", '"socks5://user@127.0.0.1:9050"'),
+    ("electrum.proxy", "9050"),
+    ("electrum.allow_plaintext", "1"),
+    ("electrum.allow_plaintext", '"yes"'),
+    ("electrum.allow_plaintext", '""'),
+    ("electrum.allow_plaintext", "[true]"),
+    ("delivery.proxy", '"socks4://127.0.0.1:9050"'),
+    ("delivery.proxy", '"socks5://127.0.0.1:0"'),
     ("electrum.sweep_interval_s", "9.9"),
     ("electrum.sweep_interval_s", "86401"),
     ("electrum.sweep_interval_s", "inf"),
@@ -290,7 +352,109 @@ def test_extended_key_must_fit_the_network() -> None:
     assert TPUB[:12] not in problem
 
 
+# --- servers -----------------------------------------------------------------------------------------------------
+
+
+def electrum(servers: str, **keys: str) -> str:
+    """Write the section with one server and other keys."""
+    lines = [f"{name} = {value}" for name, value in keys.items()]
+    return "\n".join(["[electrum]", f'servers = ["{servers}"]', *lines])
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        f"ssl://a.example:50002#{FINGERPRINT}",
+        f"ssl://a.example:50002#{FINGERPRINT.upper()}",
+        "ssl://a.example:50002#" + ":".join(FINGERPRINT[at : at + 2] for at in range(0, 64, 2)),
+        f"a.example:50002:s#{FINGERPRINT}",
+        f"ssl://[2001:db8::1]:50002#{FINGERPRINT}",
+    ],
+)
+def test_server_may_be_pinned(server: str) -> None:
+    """A fingerprint may follow a server that speaks TLS, in any spelling, in the file and in the environment."""
+    assert load(electrum(server)).electrum.servers == (server,)
+    assert load("", LIGHTIPN_ELECTRUM_SERVERS=f"{server}, b.example:50002:s").electrum.servers == (
+        server,
+        "b.example:50002:s",
+    )
+
+
+@pytest.mark.parametrize("server", [f"tcp://{ONION}:50001", f"ssl://{ONION}:50002", f"{ONION}:50001:t"])
+def test_onion_server_needs_a_proxy(server: str) -> None:
+    """An onion server without a proxy could never be reached: the problem names the server, and the key it wants."""
+    (problem,) = problems_of(electrum(server))
+    assert problem.startswith(f"electrum.servers: {ONION}:5000")
+    assert problem.endswith("want electrum.proxy")
+    assert load(electrum(server, proxy='"socks5://127.0.0.1:9050"')).electrum.servers == (server,)
+    assert load(electrum(server), LIGHTIPN_ELECTRUM_PROXY="socks5://127.0.0.1:9050").electrum.servers == (server,)
+
+
+@pytest.mark.parametrize("server", ["tcp://8.8.8.8:50001", "8.8.8.8:50001:t", "tcp://[2600::1]:50001"])
+def test_plain_tcp_to_a_public_address_must_be_allowed(server: str) -> None:
+    """A literal public address without TLS is refused unless the operator allows it; the proxy does not."""
+    for text in (electrum(server), electrum(server, proxy='"socks5://127.0.0.1:9050"')):
+        (problem,) = problems_of(text)
+        assert problem.startswith("electrum.servers: ")
+        assert ":50001:t is plain TCP to a public address" in problem
+        assert problem.endswith("electrum.allow_plaintext")
+    assert load(electrum(server, allow_plaintext="true")).electrum.servers == (server,)
+    assert load(electrum(server), LIGHTIPN_ELECTRUM_ALLOW_PLAINTEXT="true").electrum.servers == (server,)
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        pytest.param("ssl://8.8.8.8:50002", id="public with TLS"),
+        pytest.param("tcp://127.0.0.1:50001", id="this machine"),
+        pytest.param("tcp://192.168.1.5:50001", id="private"),
+        pytest.param("tcp://[fd00::5]:50001", id="private IPv6"),
+        pytest.param("tcp://[::1]:50001", id="this machine, IPv6"),
+        pytest.param("tcp://electrs:50001", id="a name, which is judged when it is resolved"),
+    ],
+)
+def test_other_servers_need_no_permission(server: str) -> None:
+    """TLS anywhere, and plain TCP to what is not public, is used as it is."""
+    assert load(electrum(server)).electrum.servers == (server,)
+
+
+def test_every_server_that_cannot_be_used_is_named() -> None:
+    """Each server has a problem of its own, beside those of other keys."""
+    text = f"""
+        [electrum]
+        servers = ["tcp://8.8.8.8:50001", "ssl://good.example:50002", "tcp://{ONION}:50001", "tcp://9.9.9.9:50001"]
+        connections = 0
+    """
+    found = problems_of(text)
+    assert [problem.partition(": ")[0] for problem in found] == ["electrum.connections"] + ["electrum.servers"] * 3
+    assert all(host in problem for host, problem in zip(("8.8.8.8", ONION, "9.9.9.9"), found[1:], strict=True))
+
+
+def test_server_list_that_is_wrong_is_one_problem() -> None:
+    """What cannot be read is not judged further: one mistake is told once."""
+    assert len(problems_of(electrum("tcp://8.8.8.8"))) == 1
+    assert len(problems_of(electrum(f"tcp://{ONION}:50001", proxy='"tor"'))) == 1
+
+
 # --- the environment ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("true", True), ("True", True), ("TRUE", True), ("false", False), ("False", False), ("FALSE", False)],
+)
+def test_boolean_in_the_environment(text: str, expected: bool) -> None:
+    """A truth is written as in TOML, in any case, and overrides the file both ways."""
+    for written in ("true", "false"):
+        config = load(f"[electrum]\nallow_plaintext = {written}", LIGHTIPN_ELECTRUM_ALLOW_PLAINTEXT=text)
+        assert config.electrum.allow_plaintext is expected
+
+
+def test_empty_proxy_in_the_environment_is_none() -> None:
+    """An empty variable takes the file's proxy away."""
+    text = '[electrum]\nproxy = "socks5://127.0.0.1:9050"\n[delivery]\nproxy = "socks5://127.0.0.1:9050"'
+    config = load(text, LIGHTIPN_ELECTRUM_PROXY="", LIGHTIPN_DELIVERY_PROXY="")
+    assert (config.electrum.proxy, config.delivery.proxy) == ("", "")
 
 
 def test_unknown_variable_is_a_problem() -> None:
@@ -314,6 +478,16 @@ def test_unknown_variable_is_a_problem() -> None:
         ("LIGHTIPN_DELIVERY_ALLOW_NETWORKS", "10.0.0.1/8"),
         ("LIGHTIPN_ELECTRUM_SERVERS", "a.example"),
         ("LIGHTIPN_API_ANONYMOUS", "ipn,callback"),
+        ("LIGHTIPN_ELECTRUM_ALLOW_PLAINTEXT", "1"),
+        ("LIGHTIPN_ELECTRUM_ALLOW_PLAINTEXT", "yes"),
+        ("LIGHTIPN_ELECTRUM_ALLOW_PLAINTEXT", ""),
+        ("LIGHTIPN_ELECTRUM_ALLOW_PLAINTEXT", " true"),
+        ("LIGHTIPN_ELECTRUM_CONNECTIONS", "three"),
+        ("LIGHTIPN_ELECTRUM_MIN_SEEN_BY", "0"),
+        ("LIGHTIPN_ELECTRUM_DROP_AFTER_S", "inf"),
+        ("LIGHTIPN_ELECTRUM_BAN_S", "-1"),
+        ("LIGHTIPN_ELECTRUM_PROXY", "tor"),
+        ("LIGHTIPN_DELIVERY_PROXY", "socks5://"),
         ("LIGHTIPN_DATABASE", ""),
         ("LIGHTIPN_DATABASE", "~no-such-user/shop.db"),
         ("LIGHTIPN_DIALECTS_IPN_AUTH_TOKEN_FILE", "~no-such-user/token"),
@@ -388,6 +562,18 @@ def test_secret_comes_from_its_file_and_is_not_shown() -> None:
     config = load('[dialects.ipn]\nauth_token_file = "token.txt"')
     assert config.ipn.auth_token == "s3cret-token"
     assert "s3cret" not in repr(config)
+
+
+@pytest.mark.parametrize("section", ["electrum", "delivery"])
+def test_password_of_a_proxy_is_not_shown(section: str) -> None:
+    """A proxy may ask for a password; neither the configuration's text nor a problem with it repeats it."""
+    config = load(f'[{section}]\nproxy = "socks5://shop:s3cret@127.0.0.1:9050"')
+    assert getattr(config, section).proxy == "socks5://shop:s3cret@127.0.0.1:9050"
+    assert "s3cret" not in repr(config)
+    for wrong in ("socks5://shop:s3cret@127.0.0.1", "http://shop:s3cret@127.0.0.1:1", "socks5://shop:s3cret@a b:1"):
+        (problem,) = problems_of(f'[{section}]\nproxy = "{wrong}"')
+        assert problem.startswith(f"{section}.proxy: ")
+        assert "s3cret" not in problem
 
 
 @pytest.mark.parametrize("contents", [b"", b"\n", b"two\nlines", b"tab\tbed", "schlüssel".encode(), b"nul\x00"])

@@ -234,7 +234,7 @@ async def test_plain_port_speaks_no_tls(
 ) -> None:
     """TLS to a port that speaks plain TCP ends as unavailable, and never falls back to plain."""
     for known in (Identity(), Identity(b"\1" * 32), Identity(is_ca_signed=True)):
-        with pytest.raises(SourceUnavailableError, match="^tls-failed$"):
+        with pytest.raises(SourceUnavailableError, match=r"^tls-failed$"):
             await connector.connect(where(server, uses_tls=True), known)
     assert server.calls == {}
 
@@ -253,7 +253,7 @@ async def test_server_that_hangs_in_the_handshake_is_left(
     nursery.start_soon(trio.serve_listeners, hang, [listener])
     address = ServerAddress("127.0.0.1", listener.socket.getsockname()[1], uses_tls=True)
     began = trio.current_time()
-    with pytest.raises(SourceUnavailableError, match="^timed-out$"):
+    with pytest.raises(SourceUnavailableError, match=r"^timed-out$"):
         await connector.connect(address, known)
     assert CONNECT_TIMEOUT_S <= trio.current_time() - began < CONNECT_TIMEOUT_S + 0.5
 
@@ -262,7 +262,7 @@ async def test_server_that_hangs_in_the_handshake_is_left(
 async def test_closed_port_is_named(connector: Connector, uses_tls: bool) -> None:
     """Where nobody listens, the reason says so in words of ours, and which server it was."""
     address = ServerAddress("127.0.0.1", await closed_port(), uses_tls=uses_tls)
-    with pytest.raises(SourceUnavailableError, match="^connection-refused$") as caught:
+    with pytest.raises(SourceUnavailableError, match=r"^connection-refused$") as caught:
         await connector.connect(address, Identity())
     assert caught.value.source == address.name
 
@@ -270,7 +270,7 @@ async def test_closed_port_is_named(connector: Connector, uses_tls: bool) -> Non
 @pytest.mark.parametrize("uses_tls", [False, True], ids=["plain", "TLS"])
 async def test_host_name_that_cannot_be_is_unavailable(connector: Connector, uses_tls: bool) -> None:
     """A host that is no name at all, such as one with an empty label, is unavailable like any that does not resolve."""
-    with pytest.raises(SourceUnavailableError, match="^name-not-found$"):
+    with pytest.raises(SourceUnavailableError, match=r"^name-not-found$"):
         await connector.connect(ServerAddress("electrum..example", 50001, uses_tls=uses_tls), Identity())
 
 

@@ -1,5 +1,6 @@
 """The ways to a server: what may go over plain TCP, which network it is in, and what goes through a proxy."""
 
+import errno
 import hashlib
 import ssl
 import sys
@@ -134,10 +135,48 @@ async def test_network_is_that_of_the_peer(server: SimulatedServer, lead: Lead, 
 @pytest.mark.parametrize("allow_plaintext", [False, True], ids=["strict", "lax"])
 async def test_onion_server_needs_a_proxy(allow_plaintext: bool, uses_tls: bool) -> None:
     """Without a proxy nobody is asked where an onion server is: the name itself would give it away."""
+    connector = Connector(allow_plaintext=allow_plaintext)
     with watching_sockets() as seen, pytest.raises(SourceUnavailableError, match=r"needs \[electrum\] proxy"):
-        connector = Connector(allow_plaintext=allow_plaintext)
         await connector.connect(ServerAddress(ONION, 50001, uses_tls=uses_tls), Identity())
     assert (seen.resolved, seen.connected) == (set(), set())
+
+
+class VanishedSocket(FarSocket):
+    """A socket whose peer has hung up already."""
+
+    def getpeername(self) -> tuple[str, int]:
+        """Fail as the system does."""
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+
+@pytest.mark.parametrize("uses_tls", [False, True], ids=["plain", "TLS"])
+async def test_server_that_hangs_up_at_once_leaves_no_socket(
+    chain: SimulatedChain,
+    connector: Connector,
+    nursery: trio.Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    uses_tls: bool,
+) -> None:
+    """A server that resets the connection before anything was said, as Fulcrum does above its limit, leaks no socket."""
+    context = self_signed(tmp_path, ["127.0.0.1"])[0] if uses_tls else None
+    server: SimulatedServer = await nursery.start(partial(serve_electrum, chain, ssl_context=context))
+    opened: list[trio.SocketStream] = []
+    connect = trio.open_tcp_stream
+
+    async def open_vanishing_stream(host: str, port: int) -> trio.SocketStream:
+        stream = await connect(host, port)
+        stream.socket = VanishedSocket(stream.socket, "")  # type: ignore[assignment]  # it behaves like one
+        opened.append(stream)
+        return stream
+
+    monkeypatch.setattr(trio, "open_tcp_stream", open_vanishing_stream)
+    with pytest.raises(SourceUnavailableError, match="connection-failed"):
+        await connector.connect(where(server, uses_tls=uses_tls), Identity(is_ca_signed=False))
+    is_open = [stream.socket.fileno() >= 0 for stream in opened]
+    for stream in opened:
+        await trio.aclose_forcefully(stream)
+    assert not any(is_open)
 
 
 # --- through a proxy ---------------------------------------------------------------------------------------------
@@ -287,7 +326,7 @@ async def test_proxy_that_is_gone_is_named(server: SimulatedServer) -> None:
     async with open_socks_server() as socks:
         pass
     gone = Connector(proxy=socks.address, allow_plaintext=True)
-    with pytest.raises(SourceUnavailableError, match="^connection-refused$"):
+    with pytest.raises(SourceUnavailableError, match=r"^connection-refused$"):
         await gone.connect(where(server), Identity())
     assert server.accepted == 0
 
@@ -297,7 +336,7 @@ async def test_proxy_that_hangs_is_left(quick_clock: trio.testing.MockClock) -> 
     async with open_socks_server() as socks:
         socks.hangs_at = "request"
         began = trio.current_time()
-        with pytest.raises(SourceUnavailableError, match="^timed-out$"):
+        with pytest.raises(SourceUnavailableError, match=r"^timed-out$"):
             await Connector(proxy=socks.address).connect(ServerAddress(ONION, 1, uses_tls=True), Identity())
         assert PROXY_CONNECT_TIMEOUT_S <= trio.current_time() - began < PROXY_CONNECT_TIMEOUT_S + 0.5
         await socks.closed_by_client.wait()
@@ -306,5 +345,5 @@ async def test_proxy_that_hangs_is_left(quick_clock: trio.testing.MockClock) -> 
 async def test_dead_server_behind_a_proxy() -> None:
     """A server that the proxy cannot reach is unavailable like one that is dead."""
     async with open_socks_server({"a.onion": await closed_port()}) as socks:
-        with pytest.raises(SourceUnavailableError, match="^proxy-connection-refused$"):
+        with pytest.raises(SourceUnavailableError, match=r"^proxy-connection-refused$"):
             await Connector(proxy=socks.address).connect(ServerAddress("a.onion", 1, uses_tls=False), Identity())

@@ -273,7 +273,9 @@ async def test_voices_outlive_a_lost_link(
     assert heard == {2}
 
 
-async def test_replaced_server_is_no_voice(memory: MemoryConnector, nursery: trio.Nursery, autojump_clock: Clock) -> None:
+async def test_replaced_server_is_no_voice(
+    memory: MemoryConnector, nursery: trio.Nursery, autojump_clock: Clock
+) -> None:
     """Where another server took the place of one that is gone, there are as many voices as slots, never more."""
     memory.add_many(*HOSTS)
     pool, served = pool_of(memory, HOSTS, connections=2), Served()

@@ -107,9 +107,7 @@ async def test_remembered_servers_come_first(
     memory.add_many(*hosts)
     for known in ([hosts[7], hosts[2]], [hosts[2], hosts[11]]):
         memory.tries.clear()
-        pool = pool_of(
-            memory, hosts, connections=2, is_builtin=True, remembered=[named(host).name for host in known]
-        )
+        pool = pool_of(memory, hosts, connections=2, is_builtin=True, remembered=[named(host).name for host in known])
         served = Served()
         async with trio.open_nursery() as users:
             users.start_soon(pool.run, served.serve)

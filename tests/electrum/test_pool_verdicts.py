@@ -1,4 +1,4 @@
-"""What becomes of servers that lie, lag, break the protocol, or are not who they were; and what is kept against them."""
+"""What becomes of servers that lie, lag, break the protocol, or are not who they were; and what is kept of it."""
 
 from dataclasses import replace
 
@@ -361,7 +361,7 @@ async def test_distrust_survives_a_restart(
 async def test_operator_trusts_a_server_anew(
     memory: MemoryConnector, nursery: trio.Nursery, autojump_clock: Clock
 ) -> None:
-    """Once the operator says so the server is tried at once, and the certificate that it shows then is the one to know."""
+    """Once the operator says so the server is tried at once, and the certificate that it shows is the one to know."""
     pool, served = await using(memory, nursery, A, B)
     memory.strangers.add(A)
     await memory.servers[A].drop_connections()

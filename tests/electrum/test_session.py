@@ -21,7 +21,6 @@ from tests.delivery.certificates import self_signed
 from tests.electrum.places import SHOP_SCRIPT, where
 from tests.electrum.sessions import PING, SUBSCRIBE, ending, subscribes
 
-
 # --- greeting --------------------------------------------------------------------------------------------------------
 
 

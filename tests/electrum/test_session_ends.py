@@ -25,7 +25,6 @@ from tests.electrum.places import where
 from tests.electrum.pools import named
 from tests.electrum.sessions import PING, ending, subscribes
 
-
 # --- trouble ---------------------------------------------------------------------------------------------------------
 
 
@@ -95,9 +94,7 @@ async def test_hang_up_ends_the_session(server: SimulatedServer, connector: Conn
         await used[0].call(PING)
 
 
-async def test_everyone_who_waits_is_told(
-    server: SimulatedServer, connector: Connector, nursery: trio.Nursery
-) -> None:
+async def test_everyone_who_waits_is_told(server: SimulatedServer, connector: Connector, nursery: trio.Nursery) -> None:
     """All callers who wait when a session ends get an error, also those outside of its own tasks."""
     troubles: list[str] = []
 
@@ -274,11 +271,3 @@ async def test_beginning_of_a_broken_line_is_kept(
     error = await ending(address, connector)
     assert isinstance(error, ProtocolError)
     assert error.raw == line[:KEPT_LINE_BYTES]
-
-
-async def test_broken_link_leaves_nothing_to_keep(server: SimulatedServer, connector: Connector) -> None:
-    """Who is merely gone said nothing wrong."""
-    server.behaviour = Behaviour(max_clients_per_ip=0)
-    error = await ending(where(server), connector)
-    assert isinstance(error, SourceUnavailableError)
-    assert not hasattr(error, "raw")

@@ -17,7 +17,6 @@ from lightipn.simulator.session import Session as HonestSession
 from tests.electrum.places import SHOP_SCRIPT, where
 from tests.electrum.sessions import HEADERS, PING, subscribes
 
-
 # --- window ----------------------------------------------------------------------------------------------------------
 
 

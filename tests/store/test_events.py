@@ -252,6 +252,7 @@ def test_reorg_is_told_from_the_top_down_and_then_from_the_fork_up(db: Database)
         "UPDATE event SET number = 9 WHERE number = 2",
         "UPDATE OR REPLACE event SET number = 1 WHERE number = 2",
         "UPDATE event SET net_sat = net_sat",
+        "INSERT OR REPLACE INTO event SELECT * FROM event WHERE number = 2",
     ],
 )
 def test_event_is_never_changed_or_removed(db: Database, statement: str) -> None:

@@ -15,7 +15,7 @@ from lightipn.simulator.blocks import SimulatedChain
 from lightipn.store import chain as chain_store
 from lightipn.store.database import Store
 from lightipn.tracker.chain_follower import open_chain
-from tests.tracker.rig import GENESIS, SHOP, SHOP_SCRIPT, OpenSpine, Spine
+from tests.tracker.rig import GENESIS, ONE, SHOP, SHOP_SCRIPT, OpenSpine, Spine
 
 # --- payments and messages -----------------------------------------------------------------------------------------
 
@@ -36,6 +36,57 @@ async def test_reorg_reverts_payments_in_one_transaction(spine: Spine) -> None:
     assert spine.source.rechecks == [("", SHOP, 0.0)]
     assert await spine.due() == [(0, 5_000)]
     assert len(spine.rings) == rings + 1
+
+
+@pytest.mark.parametrize("depth", [1, 2, 6, pytest.param(100, marks=pytest.mark.slow)])
+async def test_reorg_tells_each_payment_once(trio_spine: Spine, depth: int) -> None:
+    """However deep a reorg is, what it took is told reverted once, and confirmed once when it is in a block again."""
+    spine = trio_spine
+    txids = []
+    for _ in range(depth):
+        txids.append(await spine.pay_and_mine(1_000))
+    await spine.absorb()
+    before = {event.txid: event.block_hash for event in await spine.feed()}
+    spine.chain.reorg(depth)
+    await spine.follow()
+    await spine.absorb()
+    assert await spine.totals() == (0, depth * 1_000)
+    reverted = [event for event in await spine.feed() if event.kind == "payment.reverted"]
+    assert {event.txid: event.block_hash for event in reverted} == before
+    assert sorted(event.height or 0 for event in reverted) == list(range(21, 21 + depth))
+    spine.chain.mine()
+    await spine.follow()
+    await spine.absorb()
+    for txid in txids:
+        assert await spine.told_of(txid) == ["payment.confirmed", "payment.reverted", "payment.confirmed"]
+        assert (await spine.entries())[txid].state == spine.proved(txid)
+    assert await spine.totals() == (depth * 1_000, 0)
+    assert spine.source.reports == []
+
+
+async def test_reorg_is_one_transaction(spine: Spine) -> None:
+    """Headers, reverted payments, their messages and all events of a reorg are on disk together, or none of them is."""
+    txid = await spine.pay_and_mine()
+    await spine.absorb()
+    before = await spine.entries(), await spine.feed(""), await spine.stored_headers(), await spine.due()
+    spine.chain.reorg(1, blocks=3)
+    failure = "CREATE TRIGGER fail BEFORE INSERT ON event WHEN NEW.kind = 'payment.reverted'"
+    await spine.store.transact(lambda db: db.execute(f"{failure} BEGIN SELECT RAISE(ABORT, 'no'); END"))
+    with pytest.raises(StoreError):
+        await spine.follower.header_at(23, ONE)
+    assert (await spine.entries(), await spine.feed(""), await spine.stored_headers(), await spine.due()) == before
+    assert spine.follower.chain.tip_height == 21
+    await spine.store.transact(lambda db: db.execute("DROP TRIGGER fail"))
+    await spine.follower.header_at(23, ONE)
+    assert (await spine.entries())[txid].state == Unconfirmed()
+    assert [event.kind for event in (await spine.feed(""))[len(before[1]) :]] == [
+        "block.disconnected",
+        "block.connected",
+        "block.connected",
+        "block.connected",
+        "payment.reverted",
+    ]
+    assert await spine.is_followed()
 
 
 async def test_same_height_in_another_block_is_proved_again(spine: Spine) -> None:

@@ -141,20 +141,18 @@ async def test_slow_server_keeps_no_other_waiting(trio_spine: Spine) -> None:
     assert await spine.is_followed()
 
 
-async def test_headers_that_come_late_are_judged_by_the_chain_of_then(
-    live_spine: Spine, autojump_clock: object
-) -> None:
+@pytest.mark.parametrize("depth", [2, 5, 8], ids=["above where it begins", "where it begins", "below where it begins"])
+async def test_headers_that_come_late_are_judged_by_the_chain_of_then(trio_spine: Spine, depth: int) -> None:
     """A page that was asked for before a reorg, and comes after it, neither harms the chain nor its sender."""
-    spine = live_spine
-    released = trio.Event()
+    spine = trio_spine
     slow = spine.source.named[TWO]
-    slow.headers_released = released
+    slow.headers_released = trio.Event()
     spine.chain.mine(5)
     await spine.follow(TWO)
-    spine.chain.reorg(2, blocks=4)
+    spine.chain.reorg(depth)
     await spine.follow(ONE)
     assert await spine.is_followed()
-    released.set()
+    slow.headers_released.set()
     await spine.settle()
     assert await spine.is_followed()
     assert spine.source.reports == []
