@@ -11,17 +11,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from lightipn import config_values as read
 from lightipn.bitcoin.network import NETWORKS, Network
+from lightipn.config_values import IpNetwork
 from lightipn.errors import ConfigError
 
 DEFAULT_FILE = Path("lightipn.toml")
 ENVIRONMENT_PREFIX = "LIGHTIPN_"
 CONFIG_VARIABLE = "LIGHTIPN_CONFIG"
 DIALECTS = ("ipn",)
-
-IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,119 +90,6 @@ class Config:
     log: LogConfig
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("want a text")
-    return value
-
-
-def _choice(*choices: str) -> Callable[[Any], str]:
-    def read(value: Any) -> str:
-        if value not in choices:
-            raise ValueError("want " + " or ".join(f'"{choice}"' for choice in choices))
-        return str(value)
-
-    return read
-
-
-def _number(lowest: float, highest: float) -> Callable[[Any], float]:
-    def read(value: Any) -> float:
-        number = float(value) if isinstance(value, str) and value.replace(".", "", 1).isdecimal() else value
-        if isinstance(number, bool) or not isinstance(number, int | float) or not lowest <= number <= highest:
-            raise ValueError(f"want a number from {lowest:g} to {highest:g}")
-        return float(number)
-
-    return read
-
-
-def _integer(lowest: int, highest: int) -> Callable[[Any], int]:
-    def read(value: Any) -> int:
-        number = int(value) if isinstance(value, str) and value.isdecimal() else value
-        if isinstance(number, bool) or not isinstance(number, int) or not lowest <= number <= highest:
-            raise ValueError(f"want a whole number from {lowest} to {highest}")
-        return number
-
-    return read
-
-
-def _boolean(value: Any) -> bool:
-    words = {"true": True, "false": False}
-    found = words.get(value.lower()) if isinstance(value, str) else value
-    if not isinstance(found, bool):
-        raise ValueError("want true or false")
-    return found
-
-
-def _list(read_item: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
-    def read(value: Any) -> tuple[Any, ...]:
-        items = [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
-        if not isinstance(items, list):
-            raise ValueError("want a list")
-        return tuple(read_item(item) for item in items)
-
-    return read
-
-
-def _path(value: Any) -> Path:
-    if not _text(value):
-        raise ValueError("want a file name")
-    try:
-        return Path(value).expanduser()
-    except RuntimeError:
-        raise ValueError(f"{value!a} begins with the home of a user who does not exist") from None
-
-
-def _bind(value: Any) -> str:
-    from lightipn.api.server import parse_bind
-
-    parse_bind(_text(value))
-    return str(value)
-
-
-def _url(value: Any) -> str:
-    parts = urlsplit(_text(value))
-    if value and (parts.scheme not in ("http", "https") or not parts.hostname):
-        raise ValueError("want http://host or https://host")
-    return str(value).rstrip("/")
-
-
-def _server(value: Any) -> str:
-    from lightipn.electrum.address import parse_server_address
-
-    parse_server_address(_text(value))
-    return str(value)
-
-
-def _proxy(value: Any) -> str:
-    from lightipn.proxy import parse_proxy
-
-    if _text(value):
-        parse_proxy(value)
-    return str(value)
-
-
-def _ip_network(value: Any) -> IpNetwork:
-    try:
-        return ipaddress.ip_network(_text(value))
-    except ValueError:
-        raise ValueError(f"{value!a} is no network, want CIDR such as 127.0.0.0/8") from None
-
-
-def _secret_file(value: Any) -> str:
-    """Read the secret out of the file that the operator names."""
-    if not _text(value):
-        return ""
-    try:
-        secret = _path(value).read_text("ascii").strip()
-    except OSError as error:
-        raise ValueError(f"cannot read {value!a} ({error.strerror})") from error
-    except UnicodeError:
-        raise ValueError(f"{value!a} holds more than ASCII text") from None
-    if not secret or not secret.isprintable():
-        raise ValueError(f"{value!a} holds no single line of text")
-    return secret
-
-
 @dataclass(frozen=True, slots=True)
 class Key:
     """One key: where it stands, its default, how it is read, and what it means.
@@ -231,17 +117,21 @@ class Key:
 
 
 KEYS = (
-    Key("", "network", "mainnet", _choice(*NETWORKS), "Network: mainnet, testnet4, signet or regtest."),
-    Key("", "backend", "electrum", _choice("electrum"), "Where evidence about the chain comes from: electrum."),
-    Key("", "database", "lightipn.db", _path, "The one file that holds everything. Its folder must be writable."),
+    Key("", "network", "mainnet", read.choice(*NETWORKS), "Network: mainnet, testnet4, signet or regtest."),
+    Key("", "backend", "electrum", read.choice("electrum"), "Where evidence about the chain comes from: electrum."),
+    Key("", "database", "lightipn.db", read.path, "The one file that holds everything. Its folder must be writable."),
     Key(
-        "api", "bind", "127.0.0.1:8080", _bind, "Address and port of the HTTP API. Keep it local, or put TLS before it."
+        "api",
+        "bind",
+        "127.0.0.1:8080",
+        read.bind,
+        "Address and port of the HTTP API. Keep it local, or put TLS before it.",
     ),
     Key(
         "api",
         "public_url",
         "",
-        _url,
+        read.url,
         "How shops reach the API from outside, for links in answers. Empty: as they called it.",
         shown='"https://ipn.example.com"',
     ),
@@ -249,39 +139,39 @@ KEYS = (
         "api",
         "anonymous",
         [],
-        _list(_choice(*DIALECTS)),
+        read.list_of(read.choice(*DIALECTS)),
         'Dialects that need no API key, such as ["ipn"]. Default none.',
     ),
     Key(
         "electrum",
         "servers",
         [],
-        _list(_server),
+        read.list_of(read.server),
         "Electrum servers: ssl://host:port, tcp://host:port or host:port:s|t; #fingerprint (SHA-256 of its\n"
         "# certificate) may follow. Each counts as independent. Empty: the built-in public ones.",
     ),
-    Key("electrum", "connections", 3, _integer(1, 20), "Servers in use at a time, where so many are there."),
-    Key("electrum", "redundancy", 3, _integer(1, 20), "Servers on which each address is watched, of those in use."),
+    Key("electrum", "connections", 3, read.integer(1, 20), "Servers in use at a time, where so many are there."),
+    Key("electrum", "redundancy", 3, read.integer(1, 20), "Servers on which each address is watched, of those in use."),
     Key(
         "electrum",
         "min_seen_by",
         2,
-        _integer(1, 20),
+        read.integer(1, 20),
         "Servers that must hold an unconfirmed payment before it is told; never more than are in use.",
     ),
     Key(
         "electrum",
         "drop_after_s",
         600,
-        _number(1, 86400),
+        read.number(1, 86400),
         "Seconds for which every server must deny an unconfirmed payment before it is told as dropped.",
     ),
-    Key("electrum", "ban_s", 86400, _number(0, 31536000), "Seconds for which a server that lied is not used."),
+    Key("electrum", "ban_s", 86400, read.number(0, 31536000), "Seconds for which a server that lied is not used."),
     Key(
         "electrum",
         "proxy",
         "",
-        _proxy,
+        read.proxy,
         "SOCKS5 proxy for all servers, such as Tor; it resolves the names, and onion servers need it. Default none.",
         shown='"socks5://127.0.0.1:9050"',
     ),
@@ -289,20 +179,26 @@ KEYS = (
         "electrum",
         "allow_plaintext",
         False,
-        _boolean,
+        read.boolean,
         "Whether tcp:// servers on public addresses may be used; whoever is on the way can read and change all.",
     ),
-    Key("electrum", "sweep_interval_s", 600, _number(10, 86400), "Seconds in which every watch is asked again once."),
-    Key("delivery", "timeout_s", 15, _number(0.1, 300), "Seconds for one whole callback attempt."),
-    Key("delivery", "max_in_flight", 64, _integer(1, 1000), "Callback attempts under way at a time."),
     Key(
-        "delivery", "max_in_flight_per_host", 8, _integer(1, 1000), "The same for one host and port of a callback URL."
+        "electrum", "sweep_interval_s", 600, read.number(10, 86400), "Seconds in which every watch is asked again once."
+    ),
+    Key("delivery", "timeout_s", 15, read.number(0.1, 300), "Seconds for one whole callback attempt."),
+    Key("delivery", "max_in_flight", 64, read.integer(1, 1000), "Callback attempts under way at a time."),
+    Key(
+        "delivery",
+        "max_in_flight_per_host",
+        8,
+        read.integer(1, 1000),
+        "The same for one host and port of a callback URL.",
     ),
     Key(
         "delivery",
         "allow_networks",
         [],
-        _list(_ip_network),
+        read.list_of(read.ip_network),
         "Networks (CIDR) that callbacks may reach although they are not public. Whoever holds an API key names the\n"
         "# URLs, and could probe every network listed here: list your shop's own address only. Default none.",
         shown='["127.0.0.1/32"]',
@@ -311,7 +207,7 @@ KEYS = (
         "delivery",
         "proxy",
         "",
-        _proxy,
+        read.proxy,
         "SOCKS5 proxy for callbacks; it resolves names. Networks allowed above are reached directly. Default none.",
         shown='"socks5://127.0.0.1:9050"',
     ),
@@ -319,7 +215,7 @@ KEYS = (
         "dialects.ipn",
         "xpub",
         "",
-        lambda value: _text(value).strip(),
+        lambda value: read.text(value).strip(),
         "Extended public key or descriptor: child N is the address of user N (/btc?user_id=N). Default none.",
         shown='"zpub6..."',
     ),
@@ -327,17 +223,31 @@ KEYS = (
         "dialects.ipn",
         "auth_token_file",
         "",
-        _secret_file,
+        read.secret_file,
         "File with a secret that is sent with each IPN as the header IPN-Auth1. Default none.",
         shown='"ipn-auth.txt"',
     ),
-    Key("dialects.ipn", "confirmations", 3, _integer(1, 1000), "Blocks: the depth at which /btc counts as confirmed."),
     Key(
-        "dialects.ipn", "max_retry_interval_s", 3600, _number(1, 86400), "Seconds: the longest pause between two IPNs."
+        "dialects.ipn",
+        "confirmations",
+        3,
+        read.integer(1, 1000),
+        "Blocks: the depth at which /btc counts as confirmed.",
     ),
-    Key("log", "level", "info", _choice("debug", "info", "warning", "error"), "Least level that is logged."),
     Key(
-        "log", "format", "auto", _choice("auto", "json", "text"), "json, text, or auto: text on a terminal, else json."
+        "dialects.ipn",
+        "max_retry_interval_s",
+        3600,
+        read.number(1, 86400),
+        "Seconds: the longest pause between two IPNs.",
+    ),
+    Key("log", "level", "info", read.choice("debug", "info", "warning", "error"), "Least level that is logged."),
+    Key(
+        "log",
+        "format",
+        "auto",
+        read.choice("auto", "json", "text"),
+        "json, text, or auto: text on a terminal, else json.",
     ),
 )
 _BY_PATH = {key.path: key for key in KEYS}

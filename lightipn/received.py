@@ -9,13 +9,14 @@ from decimal import Decimal
 
 import trio
 
-from lightipn.app import ipn_settings_of, open_service_tools
+from lightipn.app import open_service_tools
 from lightipn.bitcoin.address import parse_address
 from lightipn.config import Config, load_config
 from lightipn.dialects.ipn.routes import address_of_user
 from lightipn.dialects.ipn.wire import btc_text
 from lightipn.errors import RequestError
 from lightipn.ledger.entries import ReceivedTotals
+from lightipn.parts import ipn_settings_of
 from lightipn.store.database import is_service_running
 
 WAIT_S = 15.0

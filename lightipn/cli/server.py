@@ -7,7 +7,6 @@ from typing import Annotated
 import trio
 import typer
 
-from lightipn.app import checkpoints_of, connector_of, servers_of
 from lightipn.bitcoin.header import parse_header
 from lightipn.chain.source import ServerState
 from lightipn.chain.verifier import accept_branch
@@ -15,6 +14,7 @@ from lightipn.cli.output import print_json, print_line, print_table, time_text
 from lightipn.cli.run import MAX_NUMBER, ConfigOption, JsonOption, ask_service, configured, reported_errors
 from lightipn.electrum.probe import Probe, probe_servers
 from lightipn.errors import SourceMisbehavedError
+from lightipn.parts import checkpoints_of, connector_of, servers_of
 
 app = typer.Typer(help="Electrum servers: check, evidence, trust.", no_args_is_help=True)
 SHOWN_RAW_BYTES = 20

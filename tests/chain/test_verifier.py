@@ -394,7 +394,7 @@ EVIDENCE = st.builds(
 
 
 @given(CLAIMS, KNOWNS, EVIDENCE)
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 def test_nothing_enters_without_a_proof_or_its_witnesses(claim: HistoryEntry, known: Known, evidence: Evidence) -> None:
     """A new place is proved by branch and header, or witnessed; whatever else is claimed is named, and asked again."""
     found = verify((claim,), known, evidence)
@@ -418,7 +418,7 @@ def test_nothing_enters_without_a_proof_or_its_witnesses(claim: HistoryEntry, kn
 
 
 @given(CLAIMS, KNOWNS, EVIDENCE)
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 def test_what_was_asked_for_and_came_completes_the_history(
     claim: HistoryEntry, known: Known, evidence: Evidence
 ) -> None:

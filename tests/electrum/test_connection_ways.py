@@ -158,7 +158,7 @@ async def test_server_that_hangs_up_at_once_leaves_no_socket(
     tmp_path: Path,
     uses_tls: bool,
 ) -> None:
-    """A server that resets the connection before anything was said, as Fulcrum does above its limit, leaks no socket."""
+    """A server that resets a connection before anything was said, as Fulcrum does above its limit, costs no socket."""
     context = self_signed(tmp_path, ["127.0.0.1"])[0] if uses_tls else None
     server: SimulatedServer = await nursery.start(partial(serve_electrum, chain, ssl_context=context))
     opened: list[trio.SocketStream] = []

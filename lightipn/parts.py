@@ -1,0 +1,64 @@
+"""What a configuration chooses: dialects, checkpoints, servers, and the ways to them."""
+
+from importlib import resources
+
+from lightipn.bitcoin.extended_key import parse_address_chain
+from lightipn.bitcoin.network import Network
+from lightipn.chain.checkpoint import Checkpoints, parse_checkpoints
+from lightipn.config import Config
+from lightipn.delivery.guard import AddressRules
+from lightipn.dialects.ipn.policy import IpnPolicy
+from lightipn.dialects.ipn.routes import IpnSettings
+from lightipn.electrum.address import ServerAddress, parse_server_address, parse_server_list
+from lightipn.electrum.connection import Connector
+from lightipn.outbox.messages import Policy
+from lightipn.proxy import parse_proxy
+
+
+def policies_of(config: Config) -> dict[str, Policy]:
+    """Return every dialect's policy, by the dialect's name."""
+    ipn = IpnPolicy(max_retry_interval_s=config.ipn.max_retry_interval_s, auth_token=config.ipn.auth_token)
+    return {"ipn": ipn}
+
+
+def ipn_settings_of(config: Config) -> IpnSettings:
+    """Return what the IPN dialect's routes need; a configured key is read here."""
+    chain = parse_address_chain(config.ipn.xpub, config.network) if config.ipn.xpub else None
+    return IpnSettings(confirmations=config.ipn.confirmations, user_addresses=chain)
+
+
+def _shipped(name: str) -> str:
+    """Return a data file that ships with the program; an empty text where a network has none."""
+    file = resources.files("lightipn") / "data" / name
+    return file.read_text("utf-8") if file.is_file() else ""
+
+
+def checkpoints_of(network: Network) -> Checkpoints:
+    """Return the checkpoints that ship with the program."""
+    return parse_checkpoints(_shipped(f"checkpoints-{network.name}.tsv"), network)
+
+
+def servers_of(config: Config) -> tuple[list[ServerAddress], bool]:
+    """Return the servers to use, and whether they are the built-in ones.
+
+    Without a proxy the onion servers are left out: nothing else reaches them.
+    """
+    if config.electrum.servers:
+        return [parse_server_address(text) for text in config.electrum.servers], False
+    builtin = parse_server_list(_shipped(f"servers-{config.network.name}.tsv"))
+    has_proxy = bool(config.electrum.proxy)
+    return [address for address in builtin if (has_proxy if address.is_onion else address.uses_tls)], True
+
+
+def address_rules_of(config: Config) -> AddressRules:
+    """Return which addresses callbacks may reach, and how."""
+    proxy = parse_proxy(config.delivery.proxy) if config.delivery.proxy else None
+    return AddressRules(config.delivery.allow_networks, proxy)
+
+
+def connector_of(config: Config) -> Connector:
+    """Return the way out to servers."""
+    return Connector(
+        proxy=parse_proxy(config.electrum.proxy) if config.electrum.proxy else None,
+        allow_plaintext=config.electrum.allow_plaintext,
+    )
