@@ -278,7 +278,9 @@ class Serving:
             deadline = self.book.next_deadline()
             with trio.move_on_at(math.inf if deadline is None else deadline):
                 await self._deadline_bell.wait()
-            self.book.due(now=trio.current_time())
+            disagreements = self.book.due(now=trio.current_time())
+            if disagreements:
+                log.info("electrum.servers_disagree", server=self.name, scripthashes=disagreements)
             self._subscribe_bell.set()
 
     async def _sweep(self) -> None:

@@ -336,18 +336,24 @@ class ElectrumSource:
         """Within each interval ask, of every scripthash, one server that does not watch it: nobody can be left out."""
         turn = 0
         while True:
-            await trio.sleep(self._sweep_interval_s)
             turn += 1
-            if len(self._servings) <= self._redundancy:
-                continue
-            for at, scripthash in enumerate(list(self._known)):
-                idle = [serving for serving in self._servings.values() if not serving.is_assigned(scripthash)]
-                if idle:
-                    serving = idle[turn % len(idle)]
-                    serving.book.watch([scripthash], since=None)
-                    serving.ring()
-                if at % MAX_BATCH == 0:
-                    await trio.lowlevel.checkpoint()
+            scripthashes = list(self._known) if len(self._servings) > self._redundancy else []
+            pages = [scripthashes[at : at + MAX_BATCH] for at in range(0, len(scripthashes), MAX_BATCH)]
+            for page in pages:
+                self._ask_idle(page, turn)
+                await trio.sleep(self._sweep_interval_s / len(pages))
+            if not pages:
+                await trio.sleep(self._sweep_interval_s)
+
+    def _ask_idle(self, scripthashes: Sequence[ScriptHash], turn: int) -> None:
+        chosen: dict[str, list[ScriptHash]] = {}
+        for scripthash in scripthashes:
+            idle = [name for name, serving in self._servings.items() if not serving.is_assigned(scripthash)]
+            if idle:
+                chosen.setdefault(idle[turn % len(idle)], []).append(scripthash)
+        for name, asked in chosen.items():
+            self._servings[name].book.watch(asked, since=None)
+            self._servings[name].ring()
 
 
 def _rank(name: str, scripthash: ScriptHash) -> bytes:

@@ -345,15 +345,17 @@ class SubscriptionBook:
         times += [view.judge_at for view in self._views.values() if view.judge_at < math.inf]
         return min([*times, *self._rechecks.values()], default=None)
 
-    def due(self, *, now: float) -> None:
-        """Queue what must be asked again now."""
+    def due(self, *, now: float) -> int:
+        """Queue what must be asked again now; return in how many cases because other servers say otherwise."""
         ready = [scripthash for scripthash, at in self._rechecks.items() if at <= now]
         for scripthash in ready:
             del self._rechecks[scripthash]
             self._doubts.pop(scripthash, None)
             self.quarantined.discard(scripthash)
+        disagreements = 0
         for scripthash, view in self._views.items():
             if view.judge_at <= now:
+                disagreements += 1
                 # Whatever it answers now is fetched and handed over, unless it is what the others say.
                 view.status, view.judge_at = UNKNOWN, math.inf
                 ready.append(scripthash)
@@ -362,6 +364,7 @@ class SubscriptionBook:
                 doubt.stage, doubt.deadline = _Stage.ASKED_AGAIN, None
                 ready.append(scripthash)
         self.watch((scripthash for scripthash in ready if scripthash in self._known), since=None)
+        return disagreements
 
     def sweep(self) -> list[ScriptHash]:
         """Return all scripthashes of this server, to be subscribed again bit by bit, and lift every quarantine."""

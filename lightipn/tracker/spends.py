@@ -8,7 +8,7 @@ that clings to it keeps nothing alive.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import structlog
 import trio
@@ -20,6 +20,7 @@ from lightipn.chain.source import ScriptHashChanged
 from lightipn.chain.verifier import Unconfirmed, VerifiedEntry
 from lightipn.errors import SourceError
 from lightipn.ledger import rules
+from lightipn.ledger.entries import LedgerEntry
 from lightipn.ledger.events import PaymentEvent
 from lightipn.store import ledger as ledger_store
 from lightipn.store import spends as spend_store
@@ -29,7 +30,7 @@ from lightipn.tracker.evidence import EvidenceFetcher
 from lightipn.tracker.recording import record_delta
 from lightipn.tracker.wiring import Wiring
 
-# A rival is in the mempool, or in a block that is hardly older than the payment.
+# Where a server does not say in which block the output is, a rival is looked for this far below the payment.
 RIVAL_DEPTH_BLOCKS = 10
 # The history of a busy script is long and changes all the time; a payment that spends from one is only asked for.
 LONGEST_HISTORY = 1000
@@ -39,6 +40,7 @@ FIRST_RECHECK_S = 1.0
 LONGEST_RECHECK_S = 60.0
 ASK_AT_MOST = 500
 ROUNDS_PER_DROP = 10
+FIRST_LOOK_S = 5.0
 ROUNDS_BETWEEN_FULL_LOOKS = 5
 ARM_PAGE = 200
 
@@ -62,9 +64,8 @@ class SpendWatcher:
         self._spends: OrderedDict[Txid, Transaction] = OrderedDict()  # of candidates looked at before
         self._rechecks: dict[tuple[str, ScriptHash], int] = {}
         self._suspects: dict[Txid, float | None] = {}  # and since when, on Trio's clock, it is denied
-        self._tried: set[Txid] = set()
+        self._to_arm: dict[Txid, tuple[Outpoint, ...]] = {}
         self._arm_bell = trio.Event()
-        self._arm_bell.set()
 
     async def run(self) -> None:
         """Arm payments, and ask for those that may have vanished, for ever."""
@@ -74,23 +75,22 @@ class SpendWatcher:
 
     # --- arming ---
 
-    def ring_arm(self) -> None:
-        """Say that there may be unconfirmed payments of which nothing is watched yet."""
+    def arm(self, entries: Iterable[LedgerEntry]) -> None:
+        """Watch what unconfirmed payments spend, as soon as there is time: nothing waits for it."""
+        for entry in entries:
+            if not entry.is_coinbase:
+                self._to_arm[entry.txid] = entry.spends
         self._arm_bell.set()
 
     async def _arm(self) -> None:
         while True:
-            await self._arm_bell.wait()
             self._arm_bell = trio.Event()
-            unarmed = await self._wiring.store.read(spend_store.load_unarmed)
-            self._tried &= unarmed.keys()
-            fresh = [txid for txid in unarmed if txid not in self._tried][:ARM_PAGE]
-            self._tried.update(fresh)
+            page = [(txid, self._to_arm.pop(txid)) for txid in list(self._to_arm)[:ARM_PAGE]]
             async with trio.open_nursery() as nursery:
-                for txid in fresh:
-                    nursery.start_soon(self._arm_one, txid, unarmed[txid])
-            if fresh:
-                self._arm_bell.set()
+                for txid, spends in page:
+                    nursery.start_soon(self._arm_one, txid, spends)
+            if not page:
+                await self._arm_bell.wait()
 
     async def _arm_one(self, txid: Txid, spends: tuple[Outpoint, ...]) -> None:
         """Note what a payment spends, and watch it."""
@@ -135,11 +135,11 @@ class SpendWatcher:
                 self._wiring.source.unwatch(update.scripthash)
             return True
         spenders = {one.spender for one in spent}
-        lowest = min(one.since_height for one in spent) - RIVAL_DEPTH_BLOCKS
+        lowest = _lowest_rival_height(update, spent)
         claims = [
             claim
             for claim in update.history
-            if claim.txid not in spenders and (claim.height is None or claim.height > lowest)
+            if claim.txid not in spenders and (claim.height is None or claim.height >= lowest)
         ][-MOST_CANDIDATES:]
         is_settled = True
         for claim in claims:
@@ -212,14 +212,15 @@ class SpendWatcher:
 
     async def _ask_for_vanishing(self) -> None:
         rounds = 0
+        pause_s = self._drop_after_s / ROUNDS_PER_DROP
+        await trio.sleep(min(pause_s, FIRST_LOOK_S))  # until servers are there
         while True:
-            await trio.sleep(self._drop_after_s / ROUNDS_PER_DROP)
             unconfirmed = await self._wiring.store.read(spend_store.load_unconfirmed)
             if rounds % ROUNDS_BETWEEN_FULL_LOOKS == 0:
                 # A server may hide an eviction, and the only one there is may forget to tell of it.
                 self.suspect(unconfirmed)
-                self._tried.clear()
-                self.ring_arm()
+                self._to_arm |= await self._wiring.store.read(spend_store.load_unarmed)
+                self._arm_bell.set()
             rounds += 1
             self._suspects = {txid: self._suspects[txid] for txid in unconfirmed if txid in self._suspects}
             for scripthash in await self._wiring.store.transact(spend_store.drop_settled_spends):
@@ -227,6 +228,7 @@ class SpendWatcher:
             async with trio.open_nursery() as nursery:
                 for txid in list(self._suspects)[:ASK_AT_MOST]:
                     nursery.start_soon(self._ask_for, txid)
+            await trio.sleep(pause_s)
 
     async def _ask_for(self, txid: Txid) -> None:
         """Ask every server for a payment; drop it once enough have denied it for long enough."""
@@ -258,3 +260,9 @@ class SpendWatcher:
 
         events, is_due = await self._wiring.store.transact(work)
         self._wiring.tell(events, is_due=is_due)
+
+
+def _lowest_rival_height(update: ScriptHashChanged, spent: Sequence[spend_store.SpentOutput]) -> int:
+    """Return from which height on a rival may be: an output is not spent before the block that it is in."""
+    heights = {claim.txid: claim.height for claim in update.history}
+    return min(heights.get(one.outpoint.txid) or one.since_height - RIVAL_DEPTH_BLOCKS for one in spent)

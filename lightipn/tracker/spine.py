@@ -37,12 +37,12 @@ log = structlog.get_logger("tracker")
 
 @dataclass(frozen=True, slots=True)
 class _Recorded:
-    """What a transaction did: the events, whether a message is due because of it, and whether all was proved."""
+    """What a transaction did: the events, whether a message is due, whether all was proved, and what is unconfirmed."""
 
     events: tuple[PaymentEvent, ...]
     is_due: bool
     is_complete: bool
-    has_unconfirmed: bool = False
+    unconfirmed: tuple[LedgerEntry, ...] = ()
 
 
 class Tracker:
@@ -149,8 +149,7 @@ class Tracker:
             else:
                 self._recheck(update, reason="too few servers hold all of it", first_s=FIRST_WITNESS_RECHECK_S)
         self._spends.suspect(unlisted.claimed)
-        if recorded.has_unconfirmed:
-            self._spends.ring_arm()
+        self._spends.arm(recorded.unconfirmed)
         self._wiring.tell(recorded.events, is_due=recorded.is_due)
         self._tell_progress()
         if unlisted.proved:
@@ -184,7 +183,7 @@ class Tracker:
             delta.events,
             is_due=is_due,
             is_complete=held.is_complete,
-            has_unconfirmed=any(isinstance(entry.state, Unconfirmed) for entry in delta.entries),
+            unconfirmed=tuple(entry for entry in delta.entries if isinstance(entry.state, Unconfirmed)),
         )
 
     def _held_by_stored_chain(

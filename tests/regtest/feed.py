@@ -3,7 +3,7 @@
 Events are dictionaries as ``/api/v1/events`` has them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import trio
@@ -50,23 +50,42 @@ def matching(events: Iterable[Event], fields: Event) -> list[Event]:
     return [event for event in events if fields.items() <= event.items()]
 
 
+async def wait_events(
+    service: ServiceProcess, txids: Collection[str], *, deadline_s: float = WAIT_S, **fields: Any
+) -> None:
+    """Wait until each of these payments has an event with these fields; raises as ``wait_event`` does."""
+
+    def is_told(events: list[Event]) -> bool:
+        return {event.get("txid") for event in matching(events, fields)}.issuperset(txids)
+
+    await _wait_feed(service, is_told, deadline_s, f"{fields} for each of {len(txids)} payments")
+
+
 async def wait_event(
-    service: ServiceProcess, *, count: int = 1, after: int = 0, deadline_s: float = WAIT_S, **fields: Any
+    service: ServiceProcess, *, count: int = 1, deadline_s: float = WAIT_S, **fields: Any
 ) -> Event:
     """Wait for the ``count``-th event that has these fields, and return it.
 
     Raises:
         TimeoutError: it did not come before the deadline; the message lists what came.
     """
+    events = await _wait_feed(
+        service, lambda events: len(matching(events, fields)) >= count, deadline_s, f"event number {count} with {fields}"
+    )
+    return matching(events, fields)[count - 1]
+
+
+async def _wait_feed(
+    service: ServiceProcess, is_enough: Callable[[list[Event]], bool], deadline_s: float, wanted: str
+) -> list[Event]:
     events: list[Event] = []
     with trio.move_on_after(deadline_s):
-        while True:
-            events = await service.events(after)
-            if len(found := matching(events, fields)) >= count:
-                return found[count - 1]
+        while not is_enough(events):
             await trio.sleep(LOOK_AGAIN_S)
+            events += await service.events(events[-1]["number"] if events else 0)
+        return events
     listed = "\n  ".join(str(event) for event in events)
-    raise TimeoutError(f"no event number {count} with {fields} within {deadline_s:g} s; the feed:\n  {listed}")
+    raise TimeoutError(f"not within {deadline_s:g} s: {wanted}; the feed:\n  {listed}")
 
 
 async def wait_verdicts(service: ServiceProcess, *verdicts: str, deadline_s: float = WAIT_S) -> None:

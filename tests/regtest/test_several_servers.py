@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from lightipn.dialects.ipn.wire import btc_text
 from lightipn.tracker.chain_follower import STRAGGLER_PATIENCE_S
 from tests.bench.rig import fill_database
 from tests.regtest.feed import (
@@ -17,6 +18,7 @@ from tests.regtest.feed import (
     matching,
     service_options,
     wait_event,
+    wait_events,
     wait_verdicts,
 )
 from tests.regtest.nodes import Bitcoind, ElectrumX, free_port, open_bitcoind, open_electrumx
@@ -232,42 +234,42 @@ async def test_payments_in_lost_blocks_are_proved_anew(
 ) -> None:
     """Payments in blocks that a reorg takes are reverted once each, and confirmed anew where they are mined again."""
     bitcoind = private_bitcoind
+    # Coins of before: a payment out of the wallet cannot be mined lower than it was made, and so not after a reorg.
+    coins = await make_coins(bitcoind, [100_500 + number for number in range(depth_blocks)])
     async with open_service(tmp_path / "lightipn", service_options(*private_pair)) as service:
         await wait_verdicts(service, "connected", "connected")
-        addresses = [await bitcoind.new_address() for _ in range(depth_blocks)]
-        for address in addresses:
-            await service.subscribe(address, shop.url, max_confirms=1)
-        txids = []
-        for address in addresses:
-            txids.append(await bitcoind.send(address, 100_000))
-            await bitcoind.mine(1)
-        for txid in txids:
-            await wait_event(service, kind="payment.confirmed", txid=txid)
+        payments = [await sign_payment(bitcoind, coin, await bitcoind.new_address()) for coin in coins]
+        for payment in payments:
+            await service.subscribe(payment.address, shop.url, max_confirms=1)
+            await publish(payment, bitcoind)
+        txids = {payment.txid for payment in payments}
+        await wait_events(service, txids, kind="payment.seen")
+        for payment in payments:
+            await bitcoind.rpc("generateblock", await bitcoind.new_address(), [payment.txid])
+        await wait_events(service, txids, kind="payment.confirmed")
 
+        lost = await bitcoind.reorg(depth_blocks, with_transactions=False)
         began = trio.current_time()
-        reorg = await bitcoind.reorg(depth_blocks, with_transactions=False)
-        print("reorg made", trio.current_time() - began)
-        began = trio.current_time()
-        for txid in txids:
-            await wait_event(service, kind="payment.reverted", txid=txid)
+        await wait_events(service, txids, kind="payment.reverted")
         print("reverted", trio.current_time() - began)
-        assert matching(await service.events(), {"kind": "block.disconnected"})[-1]["block_hash"] == reorg.disconnected[0]
         [block_hash] = await bitcoind.mine(1)
         began = trio.current_time()
-        for txid in txids:
-            await wait_event(service, kind="payment.confirmed", txid=txid, block_hash=block_hash)
+        await wait_events(service, txids, kind="payment.confirmed", block_hash=block_hash)
         print("confirmed anew", trio.current_time() - began)
-        reorg = await bitcoind.reorg(depth_blocks)
+        moved = await bitcoind.reorg(depth_blocks)
         began = trio.current_time()
-        for txid in txids:
-            await wait_event(service, kind="payment.confirmed", txid=txid, block_hash=reorg.connected[0])
+        await wait_events(service, txids, kind="payment.confirmed", block_hash=moved.connected[0])
         print("confirmed elsewhere", trio.current_time() - began)
 
         events = await service.events()
         assert_lawful(events)
         expected = ["seen", "confirmed", "reverted", "confirmed", "reverted", "confirmed"]
-        assert [kinds_of(events, txid)[-6:] for txid in txids] == [expected] * depth_blocks
-        for address in addresses:
-            await shop.wait_for(lambda request, a=address: request.form == {"address": a, "confirmed": "0.001", "unconfirmed": "0.0"}, WAIT_S)
+        assert [kinds_of(events, txid) for txid in txids] == [expected] * depth_blocks
+        disconnected = [event["block_hash"] for event in matching(events, {"kind": "block.disconnected"})]
+        assert disconnected == [*reversed(lost.disconnected), *reversed(moved.disconnected)]
+        for payment in payments:
+            totals = {"confirmed": btc_text(payment.amount_sat), "unconfirmed": "0.0"}
+            wanted = {"address": payment.address, **totals}
+            await shop.wait_for(lambda request, wanted=wanted: request.form == wanted, WAIT_S)
         assert not closed_sessions(service)
         assert await service.stop() == 0

@@ -10,7 +10,7 @@ from lightipn.bitcoin.address import Address, address_of, parse_address
 from lightipn.bitcoin.hashes import BlockHash, ScriptHash, Txid, scripthash_of
 from lightipn.bitcoin.network import REGTEST
 from lightipn.bitcoin.transaction import parse_transaction
-from lightipn.chain.checkpoint import Checkpoint
+from lightipn.chain.checkpoint import Checkpoint, Checkpoints
 from lightipn.chain.verifier import Confirmed
 from lightipn.dialects.ipn import wire
 from lightipn.dialects.ipn.policy import IpnPolicy
@@ -25,10 +25,11 @@ from lightipn.store import ledger as ledger_store
 from lightipn.store import subscriptions as subscription_store
 from lightipn.store.database import Store
 from lightipn.store.events import RecordedEvent
-from lightipn.tracker.chain_follower import ChainFollower
+from lightipn.tracker.chain_follower import ChainFollower, open_chain
 from lightipn.tracker.evidence import EvidenceFetcher
 from lightipn.tracker.spends import SpendWatcher
 from lightipn.tracker.spine import Tracker
+from lightipn.tracker.wiring import Wiring
 from tests.tracker.fake_server import FakeServer
 from tests.tracker.fake_source import FakeSource
 
@@ -229,6 +230,35 @@ def address_on_regtest(script: bytes) -> Address:
     text = address_of(script, REGTEST)
     assert text is not None
     return parse_address(text, REGTEST)
+
+
+async def open_spine(
+    store: Store,
+    nursery: trio.Nursery,
+    chain: SimulatedChain,
+    checkpoints: Checkpoints | None = None,
+    *,
+    servers: int = 1,
+    is_live: bool = False,
+    min_seen_by: int = 2,
+    drop_after_s: float = 600.0,
+) -> Spine:
+    """Start a spine over a chain and some servers, with checkpoints and what the store holds already."""
+    rows = checkpoints or Checkpoints((GENESIS,))
+    await store.transact(lambda db: chain_store.save_base_height(db, rows.last.height))
+    lowest, raw_headers = await store.read(chain_store.load_headers)
+    source = FakeSource([FakeServer(name, chain) for name in NAMES[:servers]], nursery, is_live=is_live)
+    rings: list[None] = []
+    clock = WallClock()
+    wiring = Wiring(source=source, store=store, policies=POLICIES, ring=lambda: rings.append(None), clock=clock)
+    follower = ChainFollower(wiring, chain=open_chain(REGTEST, rows, lowest, raw_headers), checkpoints=rows)
+    fetcher = EvidenceFetcher(source, follower, min_seen_by=min_seen_by)
+    spends = SpendWatcher(wiring, follower=follower, fetcher=fetcher, drop_after_s=drop_after_s)
+    tracker = Tracker(wiring, follower=follower, fetcher=fetcher, spends=spends)
+    spine = Spine(chain, source, store, clock, follower, fetcher, spends, tracker, rings)
+    nursery.start_soon(spine.run)
+    await spine.settle()
+    return spine
 
 
 OpenSpine = Callable[..., Awaitable[Spine]]
