@@ -198,8 +198,8 @@ def test_api_names_no_dialect() -> None:
 
 
 def test_rooms_receive_plain_values() -> None:
-    """Only ``app``, ``cli`` and ``received`` import the configuration."""
-    allowed = within("cli") | {"lightipn/app.py", "lightipn/received.py"}
+    """Only the composition root (``app`` and ``parts``), ``cli`` and ``received`` import the configuration."""
+    allowed = within("cli") | {"lightipn/app.py", "lightipn/parts.py", "lightipn/received.py"}
     importers = importers_of("lightipn.config")
     assert importers <= allowed
     assert "lightipn/app.py" in importers
@@ -256,11 +256,11 @@ def test_way_through_a_proxy_has_one_home() -> None:
     assert importers_of("aiorpcx.socks") == {"lightipn/proxy.py"}
     assert importers_of("aiorpcx") == {"lightipn/proxy.py", "lightipn/electrum/protocol.py"}
     assert importers_of("lightipn.proxy") == {
-        "lightipn/app.py",
-        "lightipn/config.py",
+        "lightipn/config_values.py",
         "lightipn/delivery/guard.py",
         "lightipn/delivery/sender.py",
         "lightipn/electrum/connection.py",
+        "lightipn/parts.py",
     }
 
 

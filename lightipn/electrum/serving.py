@@ -5,6 +5,7 @@ One task subscribes what waits, workers fetch what changed, one task watches dea
 """
 
 import math
+import zlib
 from collections import deque
 from collections.abc import Callable, Mapping
 
@@ -56,7 +57,8 @@ class Serving:
         self.session = session
         self.name = session.name
         self.is_assigned = is_assigned
-        self.book = SubscriptionBook(known, now=gap_since, is_assigned=is_assigned)
+        begin_at = zlib.crc32(session.name.encode()) / (1 << 32)
+        self.book = SubscriptionBook(known, now=gap_since, is_assigned=is_assigned, begin_at=begin_at)
         self.book.tip_height = session.tip_height
         self._known = known
         self._updates = updates
@@ -255,6 +257,8 @@ class Serving:
         self._deadline_bell.set()
 
     async def _fetch_one(self, fetch: Fetch) -> None:
+        if not self.book.is_open(fetch):
+            return
         history = fetch.history
         if history is None:
             history = methods.decode_history(await self.session.call(methods.history_call(fetch.scripthash)))

@@ -26,6 +26,7 @@ given and hand the history to ``fetched``; call ``due`` when ``next_deadline`` h
 """
 
 import enum
+import heapq
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -111,6 +112,8 @@ class SubscriptionBook:
         known: scripthash → absorbed status, shared by all books; the keys are what is watched.
         is_assigned: tells whether a scripthash is this server's to watch.
         now: seconds on the caller's monotonic clock.
+        begin_at: in [0, 1): where in ``known`` the first load begins. Servers that begin at different places spare each
+            other the histories that the others fetched before.
     """
 
     def __init__(
@@ -119,6 +122,7 @@ class SubscriptionBook:
         *,
         now: float,
         is_assigned: Callable[[ScriptHash], bool] = lambda _: True,
+        begin_at: float = 0.0,
     ) -> None:
         self._known = known
         self._is_assigned = is_assigned
@@ -128,9 +132,11 @@ class SubscriptionBook:
         self._waiting: deque[tuple[float | None, deque[ScriptHash]]] = deque()
         self._under_way: list[SubscribeBatch] = []
         self._rechecks: dict[ScriptHash, float] = {}
+        self._agenda: list[tuple[float, ScriptHash]] = []  # a heap of all times at which something may be due
         self.quarantined: set[ScriptHash] = set()
         self.tip_height = 0
         mine = deque(scripthash for scripthash in known if is_assigned(scripthash))
+        mine.rotate(-int(begin_at * len(mine)))
         if mine:
             self._waiting.append((now, mine))
 
@@ -247,6 +253,11 @@ class SubscriptionBook:
         )
         return guess if status_of(guess) == status else None
 
+    def is_open(self, fetch: Fetch) -> bool:
+        """Tell whether a fetch is still of use: another server may have been quicker with the same history."""
+        doubt = self._doubts.get(fetch.scripthash)
+        return doubt is not None and doubt.fetch is fetch
+
     def fetched(self, fetch: Fetch, history: History, *, now: float) -> Changed | Fetch | None:
         """Take the history that answers a fetch.
 
@@ -257,9 +268,9 @@ class SubscriptionBook:
         Raises:
             HistoryError: it contradicts itself, or did not hash to its status even after the deadline.
         """
-        doubt = self._doubts.get(fetch.scripthash)
-        if doubt is None or doubt.fetch is not fetch:
+        if not self.is_open(fetch):
             return None  # the doubt has ended, or a later fetch has taken this one's place
+        doubt = self._doubts[fetch.scripthash]
         if doubt.announced != fetch.status:  # law (b)
             return self._fetch(fetch.scripthash, doubt.announced)
         if status_of(history) != fetch.status:  # law (e)
@@ -267,6 +278,7 @@ class SubscriptionBook:
                 raise HistoryError("history does not hash to the announced status")
             doubt.stage = _Stage.MISMATCHED
             doubt.deadline = now + STALENESS_S if doubt.deadline is None else doubt.deadline
+            self._schedule(doubt.deadline, fetch.scripthash)
             return None
         check_history(history)
         doubt.stage, doubt.deadline = _Stage.TOLD, None
@@ -296,6 +308,8 @@ class SubscriptionBook:
         """Remember a view of this server's own: ``known`` is, or will be, another server's."""
         if self._is_assigned(scripthash) and scripthash in self._known:
             self._views[scripthash] = _View(status, judge_at)
+            if judge_at < math.inf:
+                self._schedule(judge_at, scripthash)
 
     def left_behind(self, scripthash: ScriptHash, before: Status | None, *, now: float) -> None:
         """Learn that another server's announcement replaced ``before`` as the shared status."""
@@ -337,32 +351,49 @@ class SubscriptionBook:
 
     def recheck(self, scripthash: ScriptHash, *, at: float) -> None:
         """Subscribe a scripthash again at a time, so that its history is fetched whatever was known."""
-        self._rechecks[scripthash] = min(at, self._rechecks.get(scripthash, at))
+        if at < self._rechecks.get(scripthash, math.inf):
+            self._rechecks[scripthash] = at
+            self._schedule(at, scripthash)
+
+    def _schedule(self, at: float, scripthash: ScriptHash) -> None:
+        heapq.heappush(self._agenda, (at, scripthash))
+
+    def _is_current(self, at: float, scripthash: ScriptHash) -> bool:
+        """Tell whether an entry of the agenda still stands: entries are never taken out before their time."""
+        doubt, view = self._doubts.get(scripthash), self._views.get(scripthash)
+        return (
+            self._rechecks.get(scripthash) == at
+            or (doubt is not None and doubt.deadline == at)
+            or (view is not None and view.judge_at == at)
+        )
 
     def next_deadline(self) -> float | None:
         """Return when ``due`` has something to do; None if never."""
-        times = [doubt.deadline for doubt in self._doubts.values() if doubt.deadline is not None]
-        times += [view.judge_at for view in self._views.values() if view.judge_at < math.inf]
-        return min([*times, *self._rechecks.values()], default=None)
+        while self._agenda and not self._is_current(*self._agenda[0]):
+            heapq.heappop(self._agenda)
+        return self._agenda[0][0] if self._agenda else None
 
     def due(self, *, now: float) -> int:
         """Queue what must be asked again now; return in how many cases because other servers say otherwise."""
-        ready = [scripthash for scripthash, at in self._rechecks.items() if at <= now]
-        for scripthash in ready:
-            del self._rechecks[scripthash]
-            self._doubts.pop(scripthash, None)
-            self.quarantined.discard(scripthash)
+        ready: dict[ScriptHash, None] = {}
         disagreements = 0
-        for scripthash, view in self._views.items():
-            if view.judge_at <= now:
+        while self._agenda and self._agenda[0][0] <= now:
+            _, scripthash = heapq.heappop(self._agenda)
+            if self._rechecks.get(scripthash, math.inf) <= now:
+                del self._rechecks[scripthash]
+                self._doubts.pop(scripthash, None)
+                self.quarantined.discard(scripthash)
+                ready[scripthash] = None
+            view = self._views.get(scripthash)
+            if view is not None and view.judge_at <= now:
                 disagreements += 1
                 # Whatever it answers now is fetched and handed over, unless it is what the others say.
                 view.status, view.judge_at = UNKNOWN, math.inf
-                ready.append(scripthash)
-        for scripthash, doubt in self._doubts.items():
-            if doubt.deadline is not None and doubt.deadline <= now:
+                ready[scripthash] = None
+            doubt = self._doubts.get(scripthash)
+            if doubt is not None and doubt.deadline is not None and doubt.deadline <= now:
                 doubt.stage, doubt.deadline = _Stage.ASKED_AGAIN, None
-                ready.append(scripthash)
+                ready[scripthash] = None
         self.watch((scripthash for scripthash in ready if scripthash in self._known), since=None)
         return disagreements
 

@@ -47,17 +47,17 @@ BRANCH = MerkleBranch(POSITION, merkle_branch_of(BLOCK, POSITION))
 OTHER_BRANCH = MerkleBranch(1, (txid_of(9),))
 PROVED = Confirmed(HEADER.block_hash, HEIGHT, POSITION)
 
-BAD_BRANCHES = [
-    pytest.param(MerkleBranch(POSITION + 1, BRANCH.siblings), id="another position"),
-    pytest.param(MerkleBranch(POSITION, BRANCH.siblings[:-1]), id="too short"),
-    pytest.param(MerkleBranch(POSITION, (*BRANCH.siblings, bytes(32))), id="too long"),
-    pytest.param(MerkleBranch(POSITION, (bytes(32), *BRANCH.siblings[1:])), id="another sibling"),
-    pytest.param(MerkleBranch(POSITION, (bytes(31), *BRANCH.siblings[1:])), id="sibling of 31 bytes"),
-    pytest.param(MerkleBranch(-1, BRANCH.siblings), id="negative position"),
-    pytest.param(MerkleBranch(1, (*BRANCH.siblings, *[bytes(32)] * 40)), id="43 levels"),
-    pytest.param(MerkleBranch(0, ()), id="nothing"),
-    pytest.param(OTHER_BRANCH, id="branch of another block"),
-]
+BAD_BRANCHES = {
+    "another position": MerkleBranch(POSITION + 1, BRANCH.siblings),
+    "too short": MerkleBranch(POSITION, BRANCH.siblings[:-1]),
+    "too long": MerkleBranch(POSITION, (*BRANCH.siblings, bytes(32))),
+    "another sibling": MerkleBranch(POSITION, (bytes(32), *BRANCH.siblings[1:])),
+    "sibling of 31 bytes": MerkleBranch(POSITION, (bytes(31), *BRANCH.siblings[1:])),
+    "negative position": MerkleBranch(-1, BRANCH.siblings),
+    "43 levels": MerkleBranch(1, (*BRANCH.siblings, *[bytes(32)] * 40)),
+    "nothing": MerkleBranch(0, ()),
+    "branch of another block": OTHER_BRANCH,
+}
 
 
 def evidence_of(
@@ -118,7 +118,7 @@ def test_branch_to_the_root_of_the_header_is_accepted() -> None:
         accept_branch(txid_of(1), BRANCH, HEADER)
 
 
-@pytest.mark.parametrize("branch", BAD_BRANCHES)
+@pytest.mark.parametrize("branch", BAD_BRANCHES.values(), ids=BAD_BRANCHES.keys())
 def test_branch_that_leads_elsewhere_is_refused(branch: MerkleBranch) -> None:
     """A malformed branch, or one that leads to another root, is a misbehaviour of whoever sent it."""
     with pytest.raises(MerkleBranchError):
@@ -244,7 +244,7 @@ def test_proof_makes_witnesses_needless() -> None:
 
 
 UNPROVABLE = [
-    *[pytest.param(evidence_of(branch=bad.values[0]), id=str(bad.id)) for bad in BAD_BRANCHES],
+    *[pytest.param(evidence_of(branch=bad), id=name) for name, bad in BAD_BRANCHES.items()],
     pytest.param(evidence_of(branch=None), id="no branch"),
     pytest.param(evidence_of(headers={}), id="no header"),
     pytest.param(evidence_of(headers={HEIGHT - 1: HEADER, HEIGHT + 1: HEADER}), id="header of another height"),

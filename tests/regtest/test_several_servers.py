@@ -11,6 +11,7 @@ from lightipn.dialects.ipn.wire import btc_text
 from lightipn.tracker.chain_follower import STRAGGLER_PATIENCE_S
 from tests.bench.rig import fill_database
 from tests.regtest.feed import (
+    LOOK_AGAIN_S,
     WAIT_S,
     Event,
     assert_lawful,
@@ -89,9 +90,12 @@ async def open_two_nodes(folder: Path) -> AsyncIterator[tuple[Bitcoind, Bitcoind
         yield near, far
 
 
-async def part(near: Bitcoind) -> None:
-    """Cut the connections of a node."""
+async def part(near: Bitcoind, far: Bitcoind) -> None:
+    """Cut the connection of two nodes, and wait until both know it."""
     await near.rpc("setnetworkactive", False)
+    with near.deadline(WAIT_S, "to let go of the other node"):
+        while await near.rpc("getconnectioncount") or await far.rpc("getconnectioncount"):
+            await trio.sleep(LOOK_AGAIN_S)
 
 
 async def meet(near: Bitcoind, far: Bitcoind) -> None:
@@ -104,7 +108,7 @@ async def wait_same_tip(near: Bitcoind, far: Bitcoind) -> None:
     """Wait until two nodes have the same tip."""
     with near.deadline(WAIT_S, "to agree with the other node"):
         while await near.tip_hash() != await far.tip_hash():
-            await trio.sleep(0.05)
+            await trio.sleep(LOOK_AGAIN_S)
 
 
 async def mine_empty(node: Bitcoind, blocks: int) -> list[str]:
@@ -138,7 +142,7 @@ async def test_branch_with_more_work_wins_whoever_serves_it(tmp_path: Path, shop
         [coin] = await make_coins(near, [700_500])
         await wait_same_tip(near, far)
 
-        await part(near)
+        await part(near, far)
         payment = await publish(await sign_payment(near, coin, address), near, far)
         await wait_event(service, kind="payment.seen", txid=payment, trust="agreed")
         [lost] = await near.mine(1)
@@ -157,7 +161,7 @@ async def test_branch_with_more_work_wins_whoever_serves_it(tmp_path: Path, shop
         assert not closed_sessions(service)
 
         await wait_same_tip(near, far)
-        await part(near)
+        await part(near, far)
         await near.mine(1)
         await wait_event(service, kind="block.connected", height=await near.height())
         began = trio.current_time()
@@ -190,7 +194,7 @@ async def test_payment_spent_elsewhere_on_the_winning_branch_is_replaced(tmp_pat
 
         await publish(payment, near, far)
         await wait_event(service, kind="payment.seen", txid=payment.txid, trust="agreed")
-        await part(near)
+        await part(near, far)
         await near.mine(1)
         await wait_event(service, kind="payment.confirmed", txid=payment.txid)
         await far.rpc("generateblock", await far.new_address(), [rival.raw])

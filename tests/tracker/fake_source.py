@@ -92,9 +92,7 @@ class FakeSource:
         for name in [server] if server else list(self._connected):
             claimed = self.named[name].history(scripthash) if history is None else history
             status = self._told[name, scripthash] = status_of(claimed)
-            await self._send.send(
-                ScriptHashChanged(server=name, scripthash=scripthash, status=status, history=claimed)
-            )
+            await self._send.send(ScriptHashChanged(server=name, scripthash=scripthash, status=status, history=claimed))
 
     async def publish(self) -> None:
         """Have every server announce what changed since it announced last."""

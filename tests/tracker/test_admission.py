@@ -120,9 +120,7 @@ async def test_claim_of_one_server_of_three_is_never_told(live_spine: Spine, aut
     assert spine.source.reports == []
 
 
-async def test_payment_is_told_as_soon_as_the_second_server_holds_it(
-    live_spine: Spine, autojump_clock: object
-) -> None:
+async def test_payment_is_told_as_soon_as_the_second_server_holds_it(live_spine: Spine, autojump_clock: object) -> None:
     """The second server's own notice is not waited for: it is asked, and asked again half a second later."""
     spine = live_spine
     spine.stop_learning(TWO, THREE)
@@ -309,9 +307,7 @@ async def test_payment_from_an_output_that_is_not_there_is_refused(trio_spine: S
     assert reasons_of(logs) == ["it spends an output that does not exist"]
 
 
-async def test_parent_that_cannot_be_had_in_time_blocks_nothing(
-    live_spine: Spine, autojump_clock: object
-) -> None:
+async def test_parent_that_cannot_be_had_in_time_blocks_nothing(live_spine: Spine, autojump_clock: object) -> None:
     """A parent about which the servers are silent is unknown, and no flaw: the payment is told after two seconds."""
     spine = live_spine
     (spend,) = outputs_for(spine, 1)

@@ -6,7 +6,6 @@ import pytest
 
 from lightipn.bitcoin.header import RETARGET_BLOCKS
 from lightipn.bitcoin.network import REGTEST
-from lightipn.bitcoin.hashes import Txid
 from lightipn.chain.checkpoint import Checkpoint, Checkpoints
 from lightipn.chain.history import UNKNOWN
 from lightipn.chain.verifier import Confirmed, Unconfirmed
@@ -42,9 +41,7 @@ async def test_reorg_reverts_payments_in_one_transaction(spine: Spine) -> None:
 async def test_reorg_tells_each_payment_once(trio_spine: Spine, depth: int) -> None:
     """However deep a reorg is, what it took is told reverted once, and confirmed once when it is in a block again."""
     spine = trio_spine
-    txids = []
-    for _ in range(depth):
-        txids.append(await spine.pay_and_mine(1_000))
+    txids = [await spine.pay_and_mine(1_000) for _ in range(depth)]
     await spine.absorb()
     before = {event.txid: event.block_hash for event in await spine.feed()}
     spine.chain.reorg(depth)
@@ -219,5 +216,3 @@ def test_stored_headers_that_contradict_a_checkpoint_are_refused() -> None:
     assert open_chain(REGTEST, checkpoints, 1, true.headers_from(1, RETARGET_BLOCKS)).tip_height == RETARGET_BLOCKS
     with pytest.raises(StoreError, match="follows no checkpoint"):
         open_chain(REGTEST, checkpoints, 77, true.headers_from(77, 5))
-
-

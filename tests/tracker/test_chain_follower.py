@@ -13,7 +13,6 @@ from lightipn.simulator.blocks import SimulatedChain
 from tests.builders import mined_run, raw_header
 from tests.tracker.rig import GENESIS, ONE, THREE, TWO, OpenSpine, Spine, hashes_of
 
-
 # --- extending -----------------------------------------------------------------------------------------------------
 
 
@@ -364,5 +363,3 @@ async def test_true_part_of_a_false_chain_is_kept(spine: Spine) -> None:
     await spine.settle()
     assert spine.follower.chain.tip_height == 25
     assert len(spine.source.reports) == 1
-
-

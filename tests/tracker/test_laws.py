@@ -41,7 +41,7 @@ async def live(folder: Path, deeds: Deeds) -> None:
 @example(deeds=[("pay", 1, 0), ("lie", 6, 0), ("wait", 2, 0), ("replace", 0, 2), ("mine", 0, 0), ("reorg", 1, 1)])
 @example(deeds=[("pay", 0, 0), ("pay", 2, 3), ("evict", 0, 0), ("wait", 40, 0), ("restart", 0, 0), ("mine", 0, 0)])
 def test_ledger_ends_at_the_truth(deeds: Deeds) -> None:
-    """Payments, replacements, evictions, blocks, reorgs, restarts, a liar, a laggard: states, sums, events are right."""
+    """Payments, replacements, evictions, reorgs, restarts, a liar, a laggard: states, sums and events are right."""
     with tempfile.TemporaryDirectory() as folder:
         clock = trio.testing.MockClock(autojump_threshold=0)
         trio.run(partial(live, Path(folder), deeds), clock=clock)

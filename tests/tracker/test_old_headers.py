@@ -10,7 +10,6 @@ from lightipn.simulator.blocks import SimulatedChain
 from tests.tracker.rig import GENESIS, ONE, OpenSpine, Spine
 
 
-
 async def test_header_above_the_tip_is_asked_for(spine: Spine) -> None:
     """A header above our tip is fetched and the chain extended to it; where there is none, the answer is None."""
     spine.chain.mine(2)
@@ -67,7 +66,7 @@ async def test_false_period_is_reported(open_spine: OpenSpine, long_chain: Simul
     other = SimulatedChain(seed=8)
     other.mine(RETARGET_BLOCKS)
     for headers in (other.headers_from(0, 2016), long_chain.headers_from(0, 2015), []):
-        spine.server.headers_of = lambda start, count, run=headers: run  # type: ignore[misc]  # a default binds it now
+        spine.server.headers_of = lambda start, count, run=headers: run
         with pytest.raises(HeaderError):
             await spine.follower.header_at(5, ONE)
     assert len(spine.source.reports) == 3

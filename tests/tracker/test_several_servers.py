@@ -1,4 +1,4 @@
-"""Servers that disagree about a script: every one gets an answer, nobody's silence removes anything, liars are named."""
+"""Servers that disagree about a script: each gets an answer, nobody's silence removes anything, liars are named."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Watching what unconfirmed payments spend: whoever else spends it replaces them, once that is proved or widely held."""
+"""Watching what unconfirmed payments spend: who else spends it replaces them, once that is proved or widely held."""
 
 import pytest
 import trio

@@ -217,9 +217,7 @@ async def test_counting_restarts_after_a_gap(live_spine: Spine, autojump_clock: 
 
 
 @pytest.mark.parametrize("step_s", [86_400.0, -86_400.0], ids=["forwards", "backwards"])
-async def test_step_of_the_clock_counts_for_nothing(
-    live_spine: Spine, autojump_clock: object, step_s: float
-) -> None:
+async def test_step_of_the_clock_counts_for_nothing(live_spine: Spine, autojump_clock: object, step_s: float) -> None:
     """Denials are counted in time that passed, not by the wall clock, which may be set."""
     spine = live_spine
     txid = await pay(spine)

@@ -13,6 +13,7 @@ from lightipn.chain.source import MerkleBranch
 from lightipn.chain.verifier import Confirmed, Unconfirmed
 from lightipn.ledger.entries import Dropped, Replaced
 from lightipn.simulator import forge
+from lightipn.simulator.blocks import SimulatedChain
 from lightipn.store import ledger as ledger_store
 from lightipn.store import spends as spend_store
 from lightipn.store.database import Database, Store
@@ -80,8 +81,12 @@ class World:
         spends = [coin.outpoint for coin in coins if coin.spent_by is None]
         target = (SHOP_SCRIPT, SHOP_SCRIPT, WALLET_SCRIPT)[second % 3]
         change_to = SHOP_SCRIPT if second % 4 == 3 else None
-        chain.pay(target, 10_000 + 7 * second, spend=spends[second % len(spends) :][:1] if spends else None,
-                  change_to=change_to)
+        chain.pay(
+            target,
+            10_000 + 7 * second,
+            spend=spends[second % len(spends) :][:1] if spends else None,
+            change_to=change_to,
+        )
 
     def _replace(self, first: int, second: int) -> None:
         """Replace a transaction by one with a higher fee, another amount, or another receiver."""
@@ -106,8 +111,11 @@ class World:
         """Lose up to four blocks, with or without what was in them; it may be mined again, or replaced."""
         chain = self.spine.chain
         depth = min(1 + first % 4, chain.tip_height)
-        lost = [txid for height in range(chain.tip_height - depth + 1, chain.tip_height + 1)
-                for txid in chain.block_txids(height)[1:]]
+        lost = [
+            txid
+            for height in range(chain.tip_height - depth + 1, chain.tip_height + 1)
+            for txid in chain.block_txids(height)[1:]
+        ]
         chain.reorg(depth, drop=lost[: second % 3], remine=second % 2 == 0)
 
     # --- servers ---
@@ -219,13 +227,14 @@ class World:
                 assert isinstance(entry.state, Unconfirmed)
             else:
                 assert entry.state == self.spine.proved(txid)
-            sums[isinstance(entry.state, Confirmed)] += max(0, self._net_sat(txid)) * self._counts(txid)
+            counts = isinstance(entry.state, Confirmed) and not self._is_mined(txid)
+            sums[counts] += max(0, self._net_sat(txid))
         assert await self.spine.totals() == (sums[True], sums[False])
 
-    def _counts(self, txid: Txid) -> bool:
-        """Tell whether a payment counts as confirmed once it is in a block; mined coins must mature."""
+    def _is_mined(self, txid: Txid) -> bool:
+        """Tell whether a payment is a coinbase: none here is old enough to count as confirmed."""
         height = self.spine.chain.height_of(txid)
-        return height is None or self.spine.chain.block_txids(height)[0] != txid
+        return height is not None and self.spine.chain.block_txids(height)[0] == txid
 
     def _net_sat(self, txid: Txid) -> int:
         """Return what a transaction changed for the shop, reckoned without the code under test."""
@@ -258,7 +267,7 @@ def _with(history: History, txid: Txid, height: int | None) -> History:
     return (*confirmed, HistoryEntry(txid, height), *later)
 
 
-async def open_world(store: Store, nursery: trio.Nursery, chain: "rig.SimulatedChain") -> World:
+async def open_world(store: Store, nursery: trio.Nursery, chain: SimulatedChain) -> World:
     """Open a world over a chain, with the shop subscribed and the buyer's wallet filled."""
     for _ in range(3):
         chain.pay(WALLET_SCRIPT, 1_000_000)
