@@ -240,6 +240,7 @@ async def _open_pool(config: Config, store: Store, checkpoints: Checkpoints) -> 
     addresses, is_builtin = servers_of(config)
     if not addresses:
         log.warning("app.no_servers", network=config.network.name, hint="set [electrum] servers")
+    await store.transact(server_store.take_trust_changes)  # what the operator forgave is in the rows already
     known = {state.name: state for state in await store.read(server_store.load_servers)}
     return ServerPool(
         addresses,

@@ -7,7 +7,7 @@ from functools import partial
 import trio
 
 from lightipn.bitcoin.hashes import ScriptHash
-from lightipn.chain.history import Status
+from lightipn.chain.history import UNKNOWN, Status
 from lightipn.chain.source import Misbehaviour, ServerState
 from lightipn.electrum.pool import ServerPool
 from lightipn.electrum.source import ElectrumSource
@@ -59,12 +59,17 @@ class WatchKeeper:
                 for scripthash, kind, known_status in changes:
                     match kind:
                         case WatchChange.ADDED:
-                            self._source.watch(scripthash, known_status)
+                            self._watch(scripthash, known_status)
                         case WatchChange.REMOVED:
                             self._source.unwatch(scripthash)
                         case WatchChange.ASKED:
-                            self._source.recheck(scripthash, after_s=0.0)
+                            self._watch(scripthash, UNKNOWN)
             await self._bell.wait()
+
+    def _watch(self, scripthash: ScriptHash, known_status: Status | None) -> None:
+        # A payment may have spent from it before, so that it is watched, and its own history was never worked in.
+        if not self._source.watch(scripthash, known_status):
+            self._source.recheck(scripthash, after_s=0.0)
 
 
 async def look_at_database(store: Store, *bells: Callable[[], None]) -> None:

@@ -139,8 +139,8 @@ class ChainSource(Protocol):
     answers with an error, and ``ProtocolError`` when its answer has the wrong shape.
     """
 
-    def watch(self, scripthash: ScriptHash, known_status: Status | None) -> None:
-        """Register a scripthash with what of it has been absorbed; one that is registered stays as it is.
+    def watch(self, scripthash: ScriptHash, known_status: Status | None) -> bool:
+        """Register a scripthash with what of it has been absorbed; False if it was registered, and stays as it is.
 
         A ``ScriptHashChanged`` follows only where the status differs. Idempotent; survives reconnects.
         """

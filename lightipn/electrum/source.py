@@ -75,14 +75,15 @@ class ElectrumSource:
 
     # --- watches ---
 
-    def watch(self, scripthash: ScriptHash, known_status: Status | None) -> None:
-        """Register a scripthash with what of it has been absorbed; one that is registered stays as it is."""
+    def watch(self, scripthash: ScriptHash, known_status: Status | None) -> bool:
+        """Register a scripthash with what of it has been absorbed; False if it was registered, and stays as it is."""
         if scripthash in self._known:
-            return
+            return False
         self._known[scripthash] = known_status
         for serving in self._assigned(scripthash):
             serving.book.watch([scripthash], since=trio.current_time())
             serving.ring()
+        return True
 
     def watch_all(self, watches: Sequence[tuple[ScriptHash, Status | None]]) -> None:
         """Register many scripthashes with what has been absorbed of each, before the first server is connected."""

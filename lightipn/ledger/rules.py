@@ -9,7 +9,7 @@ Laws (each a test): absorbing a history twice changes nothing the second time; t
 not change the sums; a replaced payment and the one that replaced it change in one delta, so a total never flickers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
@@ -78,7 +78,10 @@ def replaced(payments: ScriptPayments, txid: Txid, by: VerifiedEntry, *, now: in
     """
     assert by.transaction is not None
     entry = payments.entries.get(txid)
-    if entry is None or not isinstance(entry.state, Unconfirmed):
+    is_possible = isinstance(by.place, Confirmed) or not _spent_in_blocks(payments.entries.values()).keys() & set(
+        by.transaction.spends
+    )
+    if entry is None or not isinstance(entry.state, Unconfirmed) or not is_possible:
         return LedgerDelta(scripthash=payments.scripthash, entries=(), events=())
     outputs = {Outpoint(known, index) for known, held in payments.entries.items() for index, _ in held.outputs}
     if by.transaction.received_by(payments.script) or outputs.intersection(by.transaction.spends):
@@ -129,19 +132,30 @@ def _mark_replaced(
         before = standing_before.get(txid)
         return before is not None and isinstance(before.state, Unconfirmed)
 
-    confirmed = [txid for txid, entry in entries.items() if isinstance(entry.state, Confirmed)]
-    claimed = [txid for txid in listed if not isinstance(entries[txid].state, Confirmed)]
-    standing: dict[Outpoint, Txid] = {}
-    for txid in [*sorted(claimed, key=is_old, reverse=True), *confirmed]:
-        for outpoint in entries[txid].spends:
-            standing[outpoint] = txid
+    standing = _spent_in_blocks(entries.values())
+    proved = frozenset(standing)
+    claimed = [txid for txid in listed if isinstance(entries[txid].state, Unconfirmed)]
+    for txid in sorted(claimed, key=is_old, reverse=True):
+        spends = entries[txid].spends
+        if proved.isdisjoint(spends):  # else it is gone itself, and takes no other one's place
+            standing |= dict.fromkeys(spends, txid)
     for txid, entry in entries.items():
-        if not isinstance(entry.state, Unconfirmed):
+        if not isinstance(entry.state, Unconfirmed) or entry.is_coinbase:
             continue
         rivals = (standing.get(outpoint, txid) for outpoint in entry.spends)
         by_txid = next((rival for rival in rivals if rival != txid), None)
         if by_txid is not None:
             entries[txid] = replace(entry, state=Replaced(by_txid))
+
+
+def _spent_in_blocks(entries: Iterable[LedgerEntry]) -> dict[Outpoint, Txid]:
+    """Return what proved transactions spend; mined coins spend nothing, though all name the same null outpoint."""
+    return {
+        outpoint: entry.txid
+        for entry in entries
+        if isinstance(entry.state, Confirmed) and not entry.is_coinbase
+        for outpoint in entry.spends
+    }
 
 
 def _mark_orphaned(entries: dict[Txid, LedgerEntry], listed: set[Txid]) -> None:
@@ -202,10 +216,13 @@ def _events_of(
         case _, Confirmed() as place:
             return [event(EventKind.CONFIRMED, place)]
         case _, Replaced(by_txid):
-            rival = entries.get(by_txid)
-            trust = TrustLevel.PROVED
-            if rival is not None and isinstance(rival.state, Unconfirmed):
-                trust = trust_of(rival.state.seen_by)
+            match entries.get(by_txid):
+                case LedgerEntry(state=Confirmed()):
+                    trust = TrustLevel.PROVED
+                case LedgerEntry(state=Unconfirmed(seen_by)):
+                    trust = trust_of(seen_by)
+                case _:
+                    trust = TrustLevel.SINGLE  # a rival of the parent's, who pays others; ``replaced`` knows better
             return [event(EventKind.REPLACED, trust=trust, replaced_by=by_txid)]
         case _, Dropped():
             return [event(EventKind.DROPPED)]

@@ -181,12 +181,10 @@ def take_watch_changes(db: Database, *, limit: int) -> list[tuple[ScriptHash, Wa
     changes = []
     for _, scripthash, kind in rows:
         record = load_script(db, ScriptHash(scripthash))
-        if record is None and kind == WatchChange.REMOVED.value and _is_spent_from(db, ScriptHash(scripthash)):
+        if kind == WatchChange.REMOVED.value and _is_spent_from(db, ScriptHash(scripthash)):
             continue  # an unconfirmed payment spends from it
         if record is not None or kind == WatchChange.REMOVED.value:  # else removed since: that change follows
             known_status = record.known_status if record is not None else None
-            if kind == WatchChange.ADDED.value and _is_spent_from(db, ScriptHash(scripthash)):
-                kind = WatchChange.ASKED.value  # it is followed already, but its history was never worked in
             changes.append((ScriptHash(scripthash), WatchChange(kind), known_status))
     return changes
 

@@ -105,18 +105,18 @@ class SpendWatcher:
             for prevout in prevouts
         ]
 
-        def work(db: Database) -> dict[ScriptHash, bool]:
+        def work(db: Database) -> bool:
             if not ledger_store.load_scripts_of(db, txid):  # settled meanwhile
-                return {}
-            watched = {one.scripthash: ledger_store.is_watched(db, one.scripthash) for one in spent}
+                return False
             spend_store.save_spent_outputs(db, spent)
-            return watched
+            return True
 
-        for scripthash, is_watched in (await self._wiring.store.transact(work)).items() if spent else ():
-            if is_watched:  # what it told before was not looked at for this payment
+        if not spent or not await self._wiring.store.transact(work):
+            return
+        for scripthash in dict.fromkeys(one.scripthash for one in spent):
+            if not self._wiring.source.watch(scripthash, UNKNOWN):
+                # What it told before was not looked at for this payment.
                 self._wiring.source.recheck(scripthash, after_s=0.0)
-            else:
-                self._wiring.source.watch(scripthash, UNKNOWN)
 
     # --- rivals ---
 

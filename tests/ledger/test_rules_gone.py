@@ -362,3 +362,23 @@ def test_dropped_payment_does_not_come_back_when_its_coin_is_spent() -> None:
     after, delta = absorb(gone, (BUMPED, None))
     assert delta.events == (event(EventKind.SEEN, BUMPED, 700),)
     assert states_of(after) == {ORIGINAL.txid: Dropped(), BUMPED.txid: Unconfirmed()}
+
+
+def test_claim_that_a_block_excludes_replaces_nobody() -> None:
+    """What can never be in our chain takes no other payment's place."""
+    first, second = Outpoint(txid_of(1001), 0), Outpoint(txid_of(1002), 0)
+    original = payment(11, spends=[first])
+    mined = payment(12, spends=[second])
+    excluded = payment(13, spends=[first, second])
+    before, _ = absorb(seen(original), (mined, confirmed(5)))
+    assert standing_in(absorb(before, (excluded, Unconfirmed(2)))[0]) == {original.txid, mined.txid}
+    assert standing_in(replace_by(before, original, excluded, Unconfirmed(2))[0]) == {original.txid, mined.txid}
+
+
+def test_mined_coins_do_not_replace_each_other() -> None:
+    """The null outpoint that all mined coins name is no coin."""
+    first, second = coinbase(1), coinbase(2)
+    payments, _ = absorb(EMPTY, (first, confirmed(10, position=0)), (second, confirmed(5, position=0)))
+    entry, _ = reverted(payments.scripthash, payments.entries[first.txid])
+    payments = replace(payments, entries=payments.entries | {entry.txid: entry})
+    assert absorb(payments, (second, confirmed(5, position=0)))[1] == NOTHING
