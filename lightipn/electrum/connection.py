@@ -20,6 +20,7 @@ from lightipn.proxy import ProxyAddress, ProxyError, open_tunnel
 CONNECT_TIMEOUT_S = 10.0
 PROXY_CONNECT_TIMEOUT_S = 40.0  # building a Tor circuit takes its time
 
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 
@@ -81,21 +82,14 @@ class Connector:
             raise SourceUnavailableError(trouble_of(error), source=address.name) from error
 
     async def _connect_plain(self, address: ServerAddress) -> Connection:
-        stream = await self._open(address)
-        if not self._allow_plaintext and self._is_public(address, stream):
+        stream, peer = await self._open(address)
+        if not self._allow_plaintext and not address.is_onion and (peer is None or peer.is_global):
             await trio.aclose_forcefully(stream)
             raise SourceUnavailableError(
                 "plain TCP to a public address; use TLS, or allow it with [electrum] allow_plaintext",
                 source=address.name,
             )
-        return Connection(stream, Identity(), _network_of(stream) if self._proxy is None else "")
-
-    def _is_public(self, address: ServerAddress, stream: trio.SocketStream) -> bool:
-        if address.is_onion:
-            return False  # encrypted and authenticated by its name
-        if self._proxy is not None:
-            return True  # whoever runs the exit reads along
-        return ipaddress.ip_address(stream.socket.getpeername()[0].partition("%")[0]).is_global
+        return Connection(stream, Identity(), _network_of(peer))
 
     async def _connect_tls(self, address: ServerAddress, known: Identity) -> Connection:
         pinned = address.fingerprint or known.fingerprint
@@ -123,32 +117,35 @@ class Connector:
     async def _handshake(
         self, address: ServerAddress, context: ssl.SSLContext
     ) -> tuple[trio.SSLStream[trio.SocketStream], str]:
-        stream = await self._open(address)
+        stream, peer = await self._open(address)
         tls = trio.SSLStream(stream, context, server_hostname=address.host)
         try:
             await tls.do_handshake()
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise
-        return tls, _network_of(stream) if self._proxy is None else ""
+        return tls, _network_of(peer)
 
-    async def _open(self, address: ServerAddress) -> trio.SocketStream:
-        if self._proxy is None:
-            if address.is_onion:
-                raise SourceUnavailableError("an onion server needs [electrum] proxy", source=address.name)
-            return await trio.open_tcp_stream(address.host, address.port)
-        stream = await trio.open_tcp_stream(self._proxy.host, self._proxy.port)
+    async def _open(self, address: ServerAddress) -> tuple[trio.SocketStream, IpAddress | None]:
+        """Return a stream to the server, and the address that it has; None behind a proxy, where nobody knows."""
+        if self._proxy is None and address.is_onion:
+            raise SourceUnavailableError("an onion server needs [electrum] proxy", source=address.name)
+        target = (self._proxy.host, self._proxy.port) if self._proxy else (address.host, address.port)
+        stream = await trio.open_tcp_stream(*target)
         try:
+            if self._proxy is None:
+                return stream, ipaddress.ip_address(stream.socket.getpeername()[0].partition("%")[0])
             await open_tunnel(stream, address.host, address.port, proxy=self._proxy, isolation=address.name)
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise
-        return stream
+        return stream, None
 
 
-def _network_of(stream: trio.SocketStream) -> str:
-    ip = ipaddress.ip_address(stream.socket.getpeername()[0].partition("%")[0])
-    return str(ipaddress.ip_network((ip, 16 if ip.version == 4 else 32), strict=False))
+def _network_of(peer: IpAddress | None) -> str:
+    if peer is None:
+        return ""
+    return str(ipaddress.ip_network((peer, 16 if peer.version == 4 else 32), strict=False))
 
 
 def trouble_of(error: BaseException) -> str:

@@ -134,10 +134,18 @@ class ServerPool:
         """Return how many servers are connected, or may be within moments."""
         if not self._has_begun:
             return self._connections
-        return sum(
-            candidate.session is not None or (candidate.is_taken and candidate.failures <= 1)
-            for candidate in self._candidates
-        )
+        hopeful = sum(candidate.session is not None or self._is_hopeful(candidate) for candidate in self._candidates)
+        return min(self._connections, hopeful)
+
+    def _is_hopeful(self, candidate: _Candidate) -> bool:
+        """Tell whether a server failed at most once, so that its next try may well succeed."""
+        was_tried = candidate.is_taken or candidate.state.reason != "not-tried"
+        is_excluded = self._is_banned(candidate) or candidate.state.verdict in ("distrusted", "behind")
+        return was_tried and candidate.failures <= 1 and not is_excluded
+
+    def _is_banned(self, candidate: _Candidate) -> bool:
+        # With one server there is nobody else; all that can be proved is proved anyway.
+        return candidate.state.banned_until > self._clock() and len(self._candidates) > 1
 
     def take_evidence(self) -> list[Misbehaviour]:
         """Return what servers were caught with since the last call; ``changed`` tells when there is some."""
@@ -170,19 +178,19 @@ class ServerPool:
                 banned_until = int(self._clock() + self._ban_s)
                 candidate.state = replace(candidate.state, banned_until=banned_until)
                 reason = f"{found.kind}: {found.contradiction}"
+                self._set(candidate, "banned", reason)
                 if candidate.session is not None:
                     candidate.session.fail(SourceMisbehavedError(reason))
-                else:
-                    self._set(candidate, "banned", reason)
         self.tell_changed()
 
     def demote(self, name: str, reason: str) -> None:
         """End the session with a server that is of no use now."""
-        in_use = [candidate for candidate in self._candidates if candidate.session is not None]
-        for candidate in in_use:
+        sessions = [candidate.session for candidate in self._candidates if candidate.session is not None]
+        in_use = [session for session in sessions if session.failure is None]
+        for session in in_use:
             # A lagging server is better than none.
-            if candidate.address.name == name and candidate.session is not None and len(in_use) > 1:
-                candidate.session.fail(_BehindError(reason))
+            if session.name == name and len(in_use) > 1:
+                session.fail(_BehindError(reason))
 
     def trust(self, name: str) -> None:
         """Forget what is held against a server; the certificate that it shows next is the one to know."""
@@ -241,9 +249,8 @@ class ServerPool:
 
     def _turn_of(self, candidate: _Candidate) -> float:
         """Return when a candidate may be tried, on Trio's clock."""
-        ban_left_s = candidate.state.banned_until - self._clock()
-        if ban_left_s > 0 and len(self._candidates) > 1:  # with one server there is nobody else; all is proved anyway
-            return trio.current_time() + ban_left_s
+        if self._is_banned(candidate):
+            return trio.current_time() + candidate.state.banned_until - self._clock()
         return candidate.next_try_at
 
     async def _use(self, candidate: _Candidate, serve: Callable[[Session], Awaitable[None]]) -> None:
@@ -252,6 +259,8 @@ class ServerPool:
         try:
             async with self._open(candidate) as session:
                 self._check_independence(session)
+                if self._is_banned(candidate):
+                    raise SourceMisbehavedError(candidate.state.reason)  # caught while it was being connected to
                 candidate.session = session
                 candidate.state = replace(
                     candidate.state,
@@ -359,7 +368,7 @@ class ServerPool:
 
     async def _race(self) -> None:
         """Try several at once; those that greet first go to the front, those that fail to the back."""
-        racers = self._candidates[:RACERS]
+        racers = [one for one in self._candidates if self._is_free(one) and not self._is_banned(one)][:RACERS]
         with trio.move_on_after(RACE_TIMEOUT_S):
             async with trio.open_nursery() as nursery:
                 arrived: list[_Candidate] = []

@@ -180,10 +180,12 @@ class Serving:
         for scripthash, code in refusals.items():
             if code not in SERVER_TROUBLE_CODES:
                 self._quarantine(scripthash)
+        if self.session.version.serves_long_histories_as_none:
+            # A sweep asks about what is empty and known to be so in vain; everything else may be cut to nothing.
+            empty = [scripthash for scripthash, status in statuses.items() if status is None]
+            await self._probe_empty([sh for sh in empty if batch.since is not None or not self.book.is_quiet(sh, None)])
         for fetch in self.book.answered(batch, statuses, now=trio.current_time()):
             self.put(fetch)
-        if batch.since is not None and self.session.version.serves_long_histories_as_none:
-            await self._probe_empty([scripthash for scripthash, status in statuses.items() if status is None])
         for scripthash in statuses:
             if not self.is_assigned(scripthash):  # it was asked once, as a check on those that watch it
                 self.unsubscribe(scripthash)
@@ -265,6 +267,7 @@ class Serving:
         outcome = self.book.fetched(fetch, history, now=trio.current_time())
         match outcome:
             case Changed(scripthash, status, history):
+                self.settle(scripthash)  # it was told before, and asked again meanwhile
                 told = self._told[scripthash] = trio.Event()
                 await self._updates.send(
                     ScriptHashChanged(server=self.name, scripthash=scripthash, status=status, history=history)

@@ -130,6 +130,8 @@ class Session:
         """
         if self._is_closed:
             raise SourceUnavailableError("session-closed", source=self.name)
+        if not calls:
+            return []
         waiter = _Waiter(calls, is_urgent=is_urgent)
         self._queue[is_urgent].extend((waiter, place) for place in range(len(calls)))
         self._bell.set()

@@ -96,7 +96,7 @@ class ElectrumSource:
         for serving in self._servings.values():
             serving.book.unwatch(scripthash)
             serving.settle(scripthash)
-            if is_known:
+            if is_known and serving.is_assigned(scripthash):
                 serving.unsubscribe(scripthash)
 
     def absorbed(self, scripthash: ScriptHash, status: Status | None, *, server: str, is_news: bool) -> None:
@@ -115,8 +115,8 @@ class ElectrumSource:
             for other in others:
                 other.book.left_behind(scripthash, before, now=trio.current_time())
                 other.ring()
-        if serving is None:
-            return
+        if serving is None or not serving.book.is_told(scripthash, status):
+            return  # what an old link told says nothing of what the new one announced
         if is_shared or before == status:
             serving.book.forget_view(scripthash)
         else:
@@ -154,11 +154,11 @@ class ElectrumSource:
 
     def _is_assigned(self, name: str, scripthash: ScriptHash) -> bool:
         """Tell whether a scripthash is a server's to watch: it is among the first by a hash that never changes."""
-        if len(self._servings) <= self._redundancy:
+        others = [other for other in self._servings if other != name]
+        if len(others) < self._redundancy:
             return True
         own = _rank(name, scripthash)
-        better = sum(_rank(other, scripthash) < own for other in self._servings if other != name)
-        return better < self._redundancy
+        return sum(_rank(other, scripthash) < own for other in others) < self._redundancy
 
     # --- servers ---
 
@@ -328,8 +328,9 @@ class ElectrumSource:
                 if was != serving.is_assigned(scripthash):
                     (lost if was else gained).append(scripthash)
             serving.book.watch(gained, since=now)
+            serving.book.release(set(lost))
             for scripthash in lost:
-                serving.book.unwatch(scripthash)
+                serving.settle(scripthash)
                 serving.unsubscribe(scripthash)
             serving.ring()
 

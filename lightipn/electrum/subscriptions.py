@@ -30,6 +30,7 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
 from lightipn.bitcoin.hashes import ScriptHash
@@ -158,7 +159,8 @@ class SubscriptionBook:
             since, queue = self._waiting[0]
             while queue and len(taken) < limit:
                 scripthash = queue.popleft()
-                if scripthash in self._known:  # it may have been unwatched meanwhile
+                # It may have been unwatched meanwhile. One that is not assigned is only ever asked as a check.
+                if scripthash in self._known and (since is None or self._is_assigned(scripthash)):
                     taken[scripthash] = None
                     oldest = since if oldest is None else min(oldest, since if since is not None else oldest)
             if not queue:
@@ -253,6 +255,15 @@ class SubscriptionBook:
         )
         return guess if status_of(guess) == status else None
 
+    def is_quiet(self, scripthash: ScriptHash, status: Status | None) -> bool:
+        """Tell whether a status would say nothing new."""
+        return status == self._absorbed_status(scripthash)
+
+    def is_told(self, scripthash: ScriptHash, status: Status | None) -> bool:
+        """Tell whether the history of this status was given to the caller, who has not absorbed it yet."""
+        doubt = self._doubts.get(scripthash)
+        return doubt is not None and doubt.stage is _Stage.TOLD and doubt.fetch.status == status
+
     def is_open(self, fetch: Fetch) -> bool:
         """Tell whether a fetch is still of use: another server may have been quicker with the same history."""
         doubt = self._doubts.get(fetch.scripthash)
@@ -346,6 +357,15 @@ class SubscriptionBook:
         for table in (self._doubts, self._kept, self._rechecks, self._views):
             table.pop(scripthash, None)
         self.quarantined.discard(scripthash)
+
+    def release(self, scripthashes: AbstractSet[ScriptHash]) -> None:
+        """Forget scripthashes that another server takes over, also where they still wait for their subscribe."""
+        for scripthash in scripthashes:
+            self.unwatch(scripthash)
+        for _, queue in self._waiting:
+            kept = [scripthash for scripthash in queue if scripthash not in scripthashes]
+            queue.clear()
+            queue.extend(kept)
 
     # --- time ---
 

@@ -198,12 +198,38 @@ def test_random_answers_raise_only_protocol_errors(decode: Callable[[object], ob
         return
 
 
-def test_what_a_server_says_of_itself_is_made_harmless() -> None:
-    """A server's name is shortened and made printable: it is shown on terminals."""
-    version = methods.decode_version(["\x1b[31mFulcrum\n" + "x" * 100, "1.6\x00" + "9" * 50])
-    assert version.software.isprintable()
-    assert version.protocol.isprintable()
-    assert (len(version.software), len(version.protocol)) == (60, 20)
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("Fulcrum 2.1.1", "Fulcrum 2.1.1"),
+        ("ElectrumX 1.20.0", "ElectrumX 1.20.0"),
+        ("electrs/0.11.1", "electrs/0.11.1"),
+        ("electrs-esplora 0.4.1", "electrs-esplora 0.4.1"),
+        ("Fulcrum 2.1.1\x1b[31m update at http://evil.example", "Fulcrum 2.1.1"),
+        ("\x1b[31mFulcrum", ""),
+        ("http://evil.example", "http"),
+        ("x" * 100, "x" * 24),
+    ],
+)
+def test_of_what_a_server_says_of_itself_name_and_number_are_kept(said: str, kept: str) -> None:
+    """A server's name is shown on terminals, so no sentence, link or escape sequence of its making gets through."""
+    assert methods.decode_version([said, "1.4.2"]) == methods.ServerVersion(kept, "1.4.2")
+
+
+@pytest.mark.parametrize("protocol", ["1.6\x00", "9" * 50, "", "one", "1"])
+def test_protocol_that_is_no_version_is_refused(protocol: str) -> None:
+    """A protocol is a version number, and nothing else."""
+    with pytest.raises(ProtocolError):
+        methods.decode_version(["Fulcrum 2.1.1", protocol])
+
+
+@pytest.mark.parametrize(
+    ("protocol", "is_spoken"),
+    [("1.2", False), ("1.3", False), ("1.4", True), ("1.4.2", True), ("1.6", True), ("1.7", False)],
+)
+def test_only_protocols_that_we_know_are_spoken(protocol: str, is_spoken: bool) -> None:
+    """A server may not take us back to an older protocol, nor to one we never asked for."""
+    assert methods.ServerVersion("Fulcrum 2.1.1", protocol).is_spoken is is_spoken
 
 
 @pytest.mark.parametrize(

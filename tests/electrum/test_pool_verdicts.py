@@ -202,7 +202,7 @@ async def test_lie_that_a_session_itself_catches_bans(
     (found,) = pool.take_evidence()
     assert (found.server, found.kind, found.contradiction, found.raw) == (
         named(A).name,
-        "false-statement",
+        "false-history",
         "transaction is listed twice",
         b"[1,1]",
     )

@@ -344,7 +344,7 @@ async def test_servers_that_share_agree_in_the_end(mock_clock: trio.testing.Mock
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=150,
+            max_examples=100,
             stateful_step_count=60,
             deadline=None,
             phases=[Phase.reuse, Phase.generate],

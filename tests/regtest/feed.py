@@ -1,4 +1,4 @@
-"""What a service tells in its event feed, and the laws that every feed must keep.
+"""What a service tells: in its event feed, with the laws that every feed must keep, and to a shop.
 
 Events are dictionaries as ``/api/v1/events`` has them.
 """
@@ -9,6 +9,7 @@ from typing import Any
 import trio
 
 from tests.regtest.nodes import ElectrumX
+from tests.regtest.shop import Shop
 from tests.service_process import ServiceProcess
 
 Event = dict[str, Any]
@@ -61,16 +62,17 @@ async def wait_events(
     await _wait_feed(service, is_told, deadline_s, f"{fields} for each of {len(txids)} payments")
 
 
-async def wait_event(
-    service: ServiceProcess, *, count: int = 1, deadline_s: float = WAIT_S, **fields: Any
-) -> Event:
+async def wait_event(service: ServiceProcess, *, count: int = 1, deadline_s: float = WAIT_S, **fields: Any) -> Event:
     """Wait for the ``count``-th event that has these fields, and return it.
 
     Raises:
         TimeoutError: it did not come before the deadline; the message lists what came.
     """
     events = await _wait_feed(
-        service, lambda events: len(matching(events, fields)) >= count, deadline_s, f"event number {count} with {fields}"
+        service,
+        lambda events: len(matching(events, fields)) >= count,
+        deadline_s,
+        f"event number {count} with {fields}",
     )
     return matching(events, fields)[count - 1]
 
@@ -119,8 +121,22 @@ def assert_lawful(events: Sequence[Event]) -> None:
             payment = event["address"], event["txid"]
             before = said.get(payment, {"kind": ""})
             assert kind in LAWFUL_NEXT[before["kind"]], (before, event)
-            if kind == "payment.confirmed":
-                assert chain.get(height, event["block_hash"]) == event["block_hash"], event
+            if kind == "payment.confirmed" and chain and height >= min(chain):
+                assert chain.get(height) == event["block_hash"], event
             if kind == "payment.reverted":
                 assert (height, event["block_hash"]) == (before["height"], before["block_hash"]), (before, event)
             said[payment] = event
+
+
+def totals_told(shop: Shop, address: str) -> list[tuple[str, str]]:
+    """Return what a shop was told of an address: confirmed and unconfirmed, the oldest first."""
+    return [
+        (request.form["confirmed"], request.form["unconfirmed"])
+        for request in shop.matching(lambda request: request.form["address"] == address)
+    ]
+
+
+async def wait_told(shop: Shop, address: str, confirmed: str, unconfirmed: str) -> None:
+    """Wait until a shop was told these totals of an address; raises as ``Shop.wait_for`` does."""
+    wanted = {"address": address, "confirmed": confirmed, "unconfirmed": unconfirmed}
+    await shop.wait_for(lambda request: request.form == wanted, WAIT_S)

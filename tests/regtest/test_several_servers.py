@@ -20,6 +20,7 @@ from tests.regtest.feed import (
     service_options,
     wait_event,
     wait_events,
+    wait_told,
     wait_verdicts,
 )
 from tests.regtest.nodes import Bitcoind, ElectrumX, free_port, open_bitcoind, open_electrumx
@@ -126,9 +127,9 @@ def closed_sessions(service: ServiceProcess) -> list[Event]:
 async def test_branch_with_more_work_wins_whoever_serves_it(tmp_path: Path, shop: Shop) -> None:
     """Of two branches the one with more work is followed; a server on the other one is let go after 30 s, not before.
 
-        partition 1                       partition 2
-        near   ── a1 (payment)            near   ── c1
-        far    ── b1 ── b2  wins          far    ── d1 ── d2  wins
+    partition 1                       partition 2
+    near   ── a1 (payment)            near   ── c1
+    far    ── b1 ── b2  wins          far    ── d1 ── d2  wins
     """
     async with (
         open_two_nodes(tmp_path) as (near, far),
@@ -148,7 +149,6 @@ async def test_branch_with_more_work_wins_whoever_serves_it(tmp_path: Path, shop
         [lost] = await near.mine(1)
         await wait_event(service, kind="payment.confirmed", txid=payment, block_hash=lost)
         await mine_empty(far, 2)
-        began = trio.current_time()
         await wait_event(service, kind="payment.reverted", txid=payment, block_hash=lost)
         await meet(near, far)
         await wait_same_tip(near, far)
@@ -167,7 +167,6 @@ async def test_branch_with_more_work_wins_whoever_serves_it(tmp_path: Path, shop
         began = trio.current_time()
         await far.mine(2)
         await wait_verdicts(service, "behind", "connected", deadline_s=STRAGGLER_PATIENCE_S + WAIT_S)
-        print("demoted after", trio.current_time() - began)
         assert trio.current_time() - began >= STRAGGLER_PATIENCE_S
 
         events = await service.events()
@@ -202,20 +201,19 @@ async def test_payment_spent_elsewhere_on_the_winning_branch_is_replaced(tmp_pat
         await wait_event(service, kind="payment.reverted", txid=payment.txid)
         replaced = await wait_event(service, kind="payment.replaced", txid=payment.txid)
         assert (replaced["trust"], replaced["replaced_by"]) == ("proved", rival.txid)
-        await shop.wait_for(lambda request: request.form["confirmed"] == request.form["unconfirmed"] == "0.0", WAIT_S)
+        await wait_told(shop, address, "0.0", "0.0")
         assert_lawful(await service.events())
 
 
 @pytest.mark.timeout(180)
 async def test_many_watches_come_up_on_a_server_that_slows_callers_down(bitcoind: Bitcoind, tmp_path: Path) -> None:
     """Five thousand watches come up on an ElectrumX with its own limits, in one session; ``/readyz`` shows how far."""
-    stock = {name: None for name in ("COST_SOFT_LIMIT", "COST_HARD_LIMIT")}
+    stock = dict.fromkeys(("COST_SOFT_LIMIT", "COST_HARD_LIMIT"))
     folder = tmp_path / "lightipn"
     folder.mkdir()
     await fill_database(folder / "lightipn.db", WATCHES, "http://127.0.0.1:9")
     async with open_electrumx(bitcoind, tmp_path / "stock-electrumx", options=stock) as electrumx:
         service = ServiceProcess(folder, service_options(electrumx))
-        began = trio.current_time()
         await service.start()
         shown: list[int] = []
         with trio.fail_after(90):
@@ -224,7 +222,6 @@ async def test_many_watches_come_up_on_a_server_that_slows_callers_down(bitcoind
                 assert state["watches"]["total"] == WATCHES
                 shown.append(state["watches"]["subscribed"])
                 await trio.sleep(0.2)
-        print(f"{WATCHES} watches in {trio.current_time() - began:.1f} s; shown: {sorted(set(shown))}")
         assert shown == sorted(shown)
         assert len(set(shown)) > 10
         await service.wait_ready()
@@ -253,17 +250,11 @@ async def test_payments_in_lost_blocks_are_proved_anew(
         await wait_events(service, txids, kind="payment.confirmed")
 
         lost = await bitcoind.reorg(depth_blocks, with_transactions=False)
-        began = trio.current_time()
         await wait_events(service, txids, kind="payment.reverted")
-        print("reverted", trio.current_time() - began)
         [block_hash] = await bitcoind.mine(1)
-        began = trio.current_time()
         await wait_events(service, txids, kind="payment.confirmed", block_hash=block_hash)
-        print("confirmed anew", trio.current_time() - began)
         moved = await bitcoind.reorg(depth_blocks)
-        began = trio.current_time()
         await wait_events(service, txids, kind="payment.confirmed", block_hash=moved.connected[0])
-        print("confirmed elsewhere", trio.current_time() - began)
 
         events = await service.events()
         assert_lawful(events)
@@ -272,8 +263,6 @@ async def test_payments_in_lost_blocks_are_proved_anew(
         disconnected = [event["block_hash"] for event in matching(events, {"kind": "block.disconnected"})]
         assert disconnected == [*reversed(lost.disconnected), *reversed(moved.disconnected)]
         for payment in payments:
-            totals = {"confirmed": btc_text(payment.amount_sat), "unconfirmed": "0.0"}
-            wanted = {"address": payment.address, **totals}
-            await shop.wait_for(lambda request, wanted=wanted: request.form == wanted, WAIT_S)
+            await wait_told(shop, payment.address, btc_text(payment.amount_sat), "0.0")
         assert not closed_sessions(service)
         assert await service.stop() == 0

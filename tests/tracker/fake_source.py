@@ -118,14 +118,15 @@ class FakeSource:
 
     # --- watches ---
 
-    def watch(self, scripthash: ScriptHash, known_status: Status | None) -> None:
+    def watch(self, scripthash: ScriptHash, known_status: Status | None) -> bool:
         """Note a watch; one that is there stays as it is."""
         if scripthash in self.known:
-            return
+            return False
         self.known[scripthash] = known_status
         for name in self._connected if self.is_live else ():
             if status_of(self.named[name].history(scripthash)) != known_status:
                 self._nursery.start_soon(self._tell_again, name, scripthash, 0.0)
+        return True
 
     def absorbed(self, scripthash: ScriptHash, status: Status | None, *, server: str, is_news: bool) -> None:
         """Note what has been absorbed of a script that is watched."""

@@ -11,6 +11,7 @@ from lightipn.bitcoin.transaction import Outpoint, Transaction, parse_transactio
 from lightipn.chain.history import HistoryEntry
 from lightipn.chain.source import MerkleBranch
 from lightipn.chain.verifier import Unconfirmed
+from lightipn.errors import SourceUnavailableError
 from lightipn.ledger.entries import Replaced
 from lightipn.simulator.blocks import SimulatedChain
 from tests.builders import NULL_OUTPOINT, raw_transaction, txid_of
@@ -322,6 +323,24 @@ async def test_parent_that_cannot_be_had_in_time_blocks_nothing(live_spine: Spin
     assert await spine.told_of(txid) == ["payment.seen"]
 
 
+async def test_parent_over_which_links_break_blocks_nothing(trio_spine: Spine) -> None:
+    """A parent that no server gives, though none refuses it, is unknown, and no flaw."""
+    spine = trio_spine
+    (spend,) = outputs_for(spine, 1)
+    txid = spine.chain.pay(SHOP_SCRIPT, 900, spend=[spend])
+
+    def transaction_of(asked: Txid) -> bytes | None:
+        if asked == spend.txid:
+            raise SourceUnavailableError("gone")
+        return spine.chain.transaction(asked)
+
+    for server in spine.servers():
+        server.transaction_of = transaction_of
+    await spine.follow()
+    await spine.absorb(server=ONE)
+    assert await spine.told_of(txid) == ["payment.seen"]
+
+
 async def test_parent_is_taken_from_whoever_has_it(trio_spine: Spine) -> None:
     """One server that does not know a parent blocks nothing, as long as another does."""
     spine = trio_spine
@@ -333,12 +352,15 @@ async def test_parent_is_taken_from_whoever_has_it(trio_spine: Spine) -> None:
     assert await spine.told_of(txid) == ["payment.seen"]
 
 
-async def test_coinbase_in_the_mempool_is_refused(trio_spine: Spine) -> None:
+async def test_coinbase_in_the_mempool_is_refused(trio_spine: Spine, autojump_clock: object) -> None:
     """Mined coins exist in their block alone: no mempool holds a coinbase, whatever the servers say."""
     spine = trio_spine
     coinbase = raw_transaction([NULL_OUTPOINT], [(5_000, SHOP_SCRIPT)], script_sig=b"\x01\x02\x03")
     invented = invent(spine, coinbase, *NAMES)
+    for server in spine.servers():
+        server.silent_about.add(NULL_OUTPOINT.txid)  # what it seems to spend is not what speaks against it
     await tell_claim(spine, ONE, invented.txid)
+    await trio.sleep(60.0)
     assert (await spine.entries(), await spine.feed()) == ({}, ())
 
 

@@ -35,7 +35,7 @@ async def live(folder: Path, deeds: Deeds) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(deeds=DEEDS)
 @example(deeds=[("pay", 0, 0), ("lie", 2, 0), ("mine", 0, 0), ("reorg", 0, 1), ("wait", 30, 0)])
 @example(deeds=[("pay", 1, 0), ("lie", 6, 0), ("wait", 2, 0), ("replace", 0, 2), ("mine", 0, 0), ("reorg", 1, 1)])
