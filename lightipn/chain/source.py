@@ -168,11 +168,12 @@ class ChainSource(Protocol):
         """Return up to ``count`` consecutive raw headers (80 bytes each); fewer at the tip."""
 
     async def fetch_merkle_branch(
-        self, txid: Txid, height: int, *, prefer: str = "", avoid: AbstractSet[str] = frozenset()
+        self, txid: Txid, height: int, *, server: str = "", prefer: str = "", avoid: AbstractSet[str] = frozenset()
     ) -> MerkleBranch:
         """Return what is claimed to prove ``txid`` in the block at ``height``.
 
         Args:
+            server: ask this very server.
             prefer: the server to ask first; others are asked when it refuses, is gone, or takes long.
             avoid: servers not to ask.
         """
@@ -180,7 +181,10 @@ class ChainSource(Protocol):
     async def fetch_transaction(
         self, txid: Txid, *, server: str = "", prefer: str = "", avoid: AbstractSet[str] = frozenset()
     ) -> RawTransaction:
-        """Return raw bytes; of this very server if ``server`` names one, else as ``fetch_merkle_branch`` does."""
+        """Return raw bytes; whom is asked is said as for ``fetch_merkle_branch``."""
+
+    async def fetch_history(self, scripthash: ScriptHash, *, server: str) -> History:
+        """Return what a server lists for a scripthash now; not judged."""
 
     def connected(self) -> Sequence[str]:
         """Return the names of the servers that can be asked now."""

@@ -329,15 +329,16 @@ class ServerPool:
     def _judge(self, candidate: _Candidate, error: SourceMisbehavedError) -> str:
         """Keep what the session itself caught; what merely breaks the protocol is no lie, and bans nobody."""
         is_lie = not isinstance(error, ProtocolError)
-        kind = "broken-protocol"
+        kind, claim = "broken-protocol", "a message"
         if is_lie:
-            kind = "false-history" if isinstance(error, HistoryError) else "wrong-network"
+            is_history = isinstance(error, HistoryError)
+            kind, claim = ("false-history", "a history") if is_history else ("wrong-network", "its genesis block")
         now = int(self._clock())
         self._evidence.append(
             Misbehaviour(
                 server=candidate.address.name,
                 kind=kind,
-                claim="in a session",
+                claim=claim,
                 contradiction=str(error),
                 raw=error.raw[:EVIDENCE_BYTES],
                 observed_at=now,

@@ -24,7 +24,10 @@ ANSWER_BYTES = {
 }
 OTHER_ANSWER_BYTES = 8_000
 STANDING_LINE_BYTES = 256_000  # notifications, and padding
-MAX_LINE_BYTES = 32 * 1024 * 1024
+MAX_LINE_BYTES = 16 * 1024 * 1024
+# A list or an object takes 60 bytes in memory, and two on the wire. No answer that we ask for has one every 16 bytes.
+FREE_STRUCTURES = 64
+BYTES_PER_STRUCTURE = 16
 KEPT_LINE_BYTES = 4096  # of a line that broke the protocol
 
 
@@ -121,6 +124,9 @@ class ElectrumProtocol:
         return messages
 
     def _parse_line(self, line: bytes) -> list[Incoming]:
+        structures = line.count(b"{") + line.count(b"[")
+        if structures > FREE_STRUCTURES + len(line) // BYTES_PER_STRUCTURE:
+            raise ProtocolError(f"line of {len(line)} bytes holds {structures} lists and objects")
         try:
             decoded = msgspec.json.decode(line)
         except (ValueError, RecursionError) as error:  # DecodeError is a ValueError

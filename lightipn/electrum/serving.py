@@ -20,11 +20,12 @@ from lightipn.electrum.protocol import Answer, Call, Notification, Refusal
 from lightipn.electrum.session import Session
 from lightipn.electrum.subscriptions import Changed, Fetch, SubscribeBatch, SubscriptionBook
 from lightipn.electrum.window import MAX_BATCH, MAX_IN_FLIGHT
-from lightipn.errors import SourceError, SourceRefusedError
+from lightipn.errors import SourceError, SourceRefusedError, SourceUnavailableError
 
 FETCH_WORKERS = 32
 PUSH_OUT_PAUSES_S = (0.0, 0.03, 0.1, 0.3)
 REFUSED_SUBSCRIBE_PAUSE_S = 5.0
+MOST_REFUSED_BATCHES = 20
 REFUSED_HISTORY_PAUSE_S = 60.0
 # Errors that speak of the server's state and not of what was asked: excessive use and busy (ElectrumX), flood and
 # limits (Fulcrum), index not available yet (electrs). Any other refusal concerns that one script.
@@ -67,6 +68,7 @@ class Serving:
         self._fetches, self._to_fetch = trio.open_memory_channel[Fetch](math.inf)  # at most one a scripthash waits
         self._started_at: float | None = trio.current_time()  # None once all watches were subscribed
         self._subscribed = 0
+        self._refused_batches = 0
         self._told: dict[ScriptHash, trio.Event] = {}
         self._to_unsubscribe: deque[ScriptHash] = deque()
         self._tip_bell = trio.Event()
@@ -193,6 +195,9 @@ class Serving:
         if refusals:
             codes = sorted(set(refusals.values()))
             log.warning("electrum.subscriptions_refused", server=self.name, count=len(refusals), codes=codes)
+        self._refused_batches = self._refused_batches + 1 if refusals and not statuses else 0
+        if self._refused_batches > MOST_REFUSED_BATCHES:
+            self.session.fail(SourceUnavailableError("refuses all subscriptions"))
         if SERVER_TROUBLE_CODES.intersection(refusals.values()):
             self.session.ask_less()
             await trio.sleep(REFUSED_SUBSCRIBE_PAUSE_S)  # this one's slot stays taken meanwhile

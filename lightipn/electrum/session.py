@@ -54,6 +54,7 @@ class _Waiter:
         self.is_urgent = is_urgent
         self.answers: list[Answer | Refusal | None] = [None] * len(calls)
         self.left = len(calls)
+        self.is_abandoned = False
         self.finished = trio.Event()
 
 
@@ -135,7 +136,10 @@ class Session:
         waiter = _Waiter(calls, is_urgent=is_urgent)
         self._queue[is_urgent].extend((waiter, place) for place in range(len(calls)))
         self._bell.set()
-        await waiter.finished.wait()
+        try:
+            await waiter.finished.wait()
+        finally:
+            waiter.is_abandoned = True  # a caller that was cancelled has its calls sent no more
         if waiter.left:
             raise SourceUnavailableError("session-closed", source=self.name) from self.failure
         return [answer for answer in waiter.answers if answer is not None]
@@ -146,6 +150,8 @@ class Session:
         """Choose what to send next; None if nothing may be sent now."""
         for is_urgent in (True, False):
             queue = self._queue[is_urgent]
+            while queue and queue[0][0].is_abandoned:
+                queue.popleft()
             # one place in the window is kept free for what is urgent
             allowed = self._window.in_flight if is_urgent else max(1, self._window.in_flight - 1)
             if not queue or self._in_flight >= allowed:
@@ -154,6 +160,9 @@ class Session:
             heavy = 0
             while queue and len(taken) < self._window.batch:
                 waiter, place = queue[0]
+                if waiter.is_abandoned:
+                    queue.popleft()
+                    continue
                 heavy += waiter.calls[place].method in HEAVY_METHODS
                 if heavy > MAX_HEAVY_A_BATCH:
                     break

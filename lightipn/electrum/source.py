@@ -17,7 +17,7 @@ import structlog
 import trio
 
 from lightipn.bitcoin.hashes import ScriptHash, Txid
-from lightipn.chain.history import UNKNOWN, Status
+from lightipn.chain.history import UNKNOWN, History, Status
 from lightipn.chain.source import (
     MerkleBranch,
     Misbehaviour,
@@ -39,7 +39,7 @@ T = TypeVar("T")
 UPDATES_BUFFER = 256
 NO_SERVER_WAIT_S = 10.0
 # A server that takes longer than this is left to answer, and the next one asked as well.
-HEDGE_S = 2.0
+HEDGE_S = 0.5
 
 log = structlog.get_logger("electrum")
 
@@ -221,7 +221,7 @@ class ElectrumSource:
         return headers
 
     async def fetch_merkle_branch(
-        self, txid: Txid, height: int, *, prefer: str = "", avoid: AbstractSet[str] = frozenset()
+        self, txid: Txid, height: int, *, server: str = "", prefer: str = "", avoid: AbstractSet[str] = frozenset()
     ) -> MerkleBranch:
         """Return what is claimed to prove ``txid`` in the block at ``height``."""
 
@@ -229,7 +229,7 @@ class ElectrumSource:
             answer = await session.call(methods.merkle_call(txid, height))
             return _decoded(session, lambda: methods.decode_merkle_branch(answer, server=session.name))
 
-        return await self._ask_in_turn(ask, "", prefer, avoid)
+        return await self._ask_in_turn(ask, server, prefer, avoid)
 
     async def fetch_transaction(
         self, txid: Txid, *, server: str = "", prefer: str = "", avoid: AbstractSet[str] = frozenset()
@@ -241,6 +241,15 @@ class ElectrumSource:
             return RawTransaction(session.name, _decoded(session, lambda: methods.decode_transaction(answer)))
 
         return await self._ask_in_turn(ask, server, prefer, avoid)
+
+    async def fetch_history(self, scripthash: ScriptHash, *, server: str) -> History:
+        """Return what a server lists for a scripthash now; not judged."""
+
+        async def ask(session: Session) -> History:
+            answer = await session.call(methods.history_call(scripthash))
+            return _decoded(session, lambda: methods.decode_history(answer))
+
+        return await self._ask_in_turn(ask, server, "", frozenset())
 
     async def _ask_in_turn(
         self, ask: Callable[[Session], Awaitable[T]], server: str, prefer: str, avoid: AbstractSet[str]

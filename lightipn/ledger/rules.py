@@ -10,13 +10,14 @@ not change the sums; a replaced payment and the one that replaced it change in o
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import assert_never
 
 from lightipn.bitcoin.hashes import ScriptHash, Txid
 from lightipn.bitcoin.transaction import MAX_MONEY_SAT, Outpoint, Transaction
 from lightipn.chain.verifier import Confirmed, Unconfirmed, VerifiedEntry, VerifiedHistory
-from lightipn.ledger.entries import Dropped, LedgerEntry, PaymentState, Replaced, ScriptPayments
+from lightipn.ledger.entries import GONE, Dropped, LedgerEntry, PaymentState, Replaced, ScriptPayments
 from lightipn.ledger.events import EventKind, PaymentEvent, TrustLevel, trust_of
 
 
@@ -29,10 +30,13 @@ class LedgerDelta:
     events: tuple[PaymentEvent, ...]
 
 
-def absorbed(payments: ScriptPayments, verified: VerifiedHistory, *, now: int) -> LedgerDelta:
+def absorbed(
+    payments: ScriptPayments, verified: VerifiedHistory, *, now: int, listed: AbstractSet[Txid] | None = None
+) -> LedgerDelta:
     """Work a verified history into a script's payments.
 
     Args:
+        listed: what the whole history lists, where ``verified`` is a part of it.
         now: unix seconds; ``seen_at`` of what is new.
     """
     entries = dict(payments.entries)
@@ -46,7 +50,7 @@ def absorbed(payments: ScriptPayments, verified: VerifiedHistory, *, now: int) -
             assert fact.transaction is not None
             entries[fact.txid] = _new_entry(payments.script, fact.transaction, state=fact.place, now=now)
     _mark_replaced(entries, [fact.txid for fact in verified.entries], standing_before=payments.entries)
-    _mark_orphaned(entries, {fact.txid for fact in verified.entries})
+    _mark_orphaned(entries, {fact.txid for fact in verified.entries} if listed is None else listed)
     _recount_sent(entries)
     return _delta_of(payments, entries)
 
@@ -158,7 +162,7 @@ def _spent_in_blocks(entries: Iterable[LedgerEntry]) -> dict[Outpoint, Txid]:
     }
 
 
-def _mark_orphaned(entries: dict[Txid, LedgerEntry], listed: set[Txid]) -> None:
+def _mark_orphaned(entries: dict[Txid, LedgerEntry], listed: AbstractSet[Txid]) -> None:
     """Mark what is listed no more and spends an output of a replaced payment: that output will never exist."""
     found = True
     while found:  # a child marked in one round has children of its own in the next
@@ -185,9 +189,22 @@ def _recount_sent(entries: dict[Txid, LedgerEntry]) -> None:
             entries[txid] = replace(entry, sent_sat=sent_sat)
 
 
+def _trust_in_rival(rival: LedgerEntry | None) -> TrustLevel:
+    match rival:
+        case LedgerEntry(state=Confirmed()):
+            return TrustLevel.PROVED
+        case LedgerEntry(state=Unconfirmed(seen_by)):
+            return trust_of(seen_by)
+        case _:
+            return TrustLevel.SINGLE  # a rival of the parent's, who pays others; ``replaced`` knows better
+
+
 def _events_of(
     scripthash: ScriptHash, before: LedgerEntry | None, after: LedgerEntry, entries: Mapping[Txid, LedgerEntry]
 ) -> list[PaymentEvent]:
+    if before is None and isinstance(after.state, GONE):
+        return []  # it never stood, so nobody was told that it was there
+
     def event(kind: EventKind, place: Confirmed | None = None, **fields: object) -> PaymentEvent:
         height = place.height if place else None
         block_hash = place.block_hash if place else None
@@ -216,13 +233,7 @@ def _events_of(
         case _, Confirmed() as place:
             return [event(EventKind.CONFIRMED, place)]
         case _, Replaced(by_txid):
-            match entries.get(by_txid):
-                case LedgerEntry(state=Confirmed()):
-                    trust = TrustLevel.PROVED
-                case LedgerEntry(state=Unconfirmed(seen_by)):
-                    trust = trust_of(seen_by)
-                case _:
-                    trust = TrustLevel.SINGLE  # a rival of the parent's, who pays others; ``replaced`` knows better
+            trust = _trust_in_rival(entries.get(by_txid))
             return [event(EventKind.REPLACED, trust=trust, replaced_by=by_txid)]
         case _, Dropped():
             return [event(EventKind.DROPPED)]

@@ -70,29 +70,31 @@ def _save(db: Database, rows: Sequence[tuple[object, ...]]) -> None:
 
 
 def save_payment_events(db: Database, events: Iterable[PaymentEvent], *, now: int) -> None:
-    """Append what happened to payments; each keeps the address as it is known now."""
-    rows = []
+    """Append what happened to payments, each with the address, and for those who watch it now."""
     for event in events:
         found = db.execute("SELECT address FROM script WHERE scripthash = ?", [event.scripthash]).fetchone()
-        rows.append(
-            (
-                now,
-                event.kind.value,
-                event.scripthash,
-                found[0] if found else "",
-                event.txid,
-                event.net_sat,
-                event.height,
-                event.block_hash,
-                event.trust.value,
-                event.seen_by,
-                event.replaced_by,
-                int(event.signals_rbf),
-                "",
-                "",
-            )
+        row = (
+            now,
+            event.kind.value,
+            event.scripthash,
+            found[0] if found else "",
+            event.txid,
+            event.net_sat,
+            event.height,
+            event.block_hash,
+            event.trust.value,
+            event.seen_by,
+            event.replaced_by,
+            int(event.signals_rbf),
+            "",
+            "",
         )
-    _save(db, rows)
+        _save(db, [row])
+        db.execute(
+            "INSERT INTO event_owner (owner, number) SELECT DISTINCT owner, (SELECT max(number) FROM event)"
+            " FROM subscription WHERE scripthash = ?",
+            [event.scripthash],
+        )
 
 
 def begin_block_events(db: Database) -> None:
@@ -129,7 +131,7 @@ def load_events(db: Database, *, after: int, limit: int, owner: str | None) -> E
     """Return the next events after a number.
 
     Args:
-        owner: None for all events; else those of scripts the owner is subscribed to, and of blocks.
+        owner: None for all events; else those of scripts that the owner was subscribed to then, and of blocks.
     """
     latest = int(db.execute("SELECT coalesce(max(number), 0) FROM event").fetchone()[0])
     if owner is None:
@@ -137,10 +139,9 @@ def load_events(db: Database, *, after: int, limit: int, owner: str | None) -> E
             f"SELECT number, {_COLUMNS} FROM event WHERE number > ? ORDER BY number LIMIT ?", [after, limit]
         ).fetchall()
     else:
-        # +owner: by the script's index, for an owner may have very many subscriptions
         rows = db.execute(
             f"SELECT number, {_COLUMNS} FROM event WHERE number > ? AND number <= ? AND (kind LIKE 'block.%' OR"
-            " EXISTS (SELECT 1 FROM subscription WHERE subscription.scripthash = event.scripthash AND +owner = ?))"
+            " EXISTS (SELECT 1 FROM event_owner WHERE owner = ? AND event_owner.number = event.number))"
             " ORDER BY number LIMIT ?",
             [after, after + MOST_EXAMINED, owner, limit],
         ).fetchall()

@@ -199,19 +199,21 @@ def has_watch_changes(db: Database) -> bool:
     return db.execute("SELECT 1 FROM watch_change LIMIT 1").fetchone() is not None
 
 
-def save_status(db: Database, scripthash: ScriptHash, status: Status | None, *, is_complete: bool, now: int) -> None:
-    """Record how far a script's history has been worked in.
+def save_status(db: Database, scripthash: ScriptHash, status: Status | None, *, now: int | None) -> None:
+    """Record that a script's history has been worked in.
 
     Args:
-        is_complete: False if something of it could not be fetched or proved; it must then be asked again.
+        now: unix seconds; None while a lookup still waits for other servers (``settle_lookup``).
     """
-    if is_complete:
-        db.execute(
-            "UPDATE script SET known_status = ?, absorbed_at = ?, trouble = '' WHERE scripthash = ?",
-            [status, now, scripthash],
-        )
-    else:
-        db.execute("UPDATE script SET known_status = ? WHERE scripthash = ?", [UNKNOWN, scripthash])
+    db.execute(
+        "UPDATE script SET known_status = ?, absorbed_at = coalesce(?, absorbed_at), trouble = '' WHERE scripthash = ?",
+        [status, now, scripthash],
+    )
+
+
+def settle_lookup(db: Database, scripthash: ScriptHash, *, now: int) -> None:
+    """Record that what is known of a looked-up script is what the servers say."""
+    db.execute("UPDATE script SET absorbed_at = ? WHERE scripthash = ? AND absorbed_at IS NULL", [now, scripthash])
 
 
 def save_trouble(db: Database, scripthash: ScriptHash, trouble: str) -> None:

@@ -165,6 +165,12 @@ CREATE TABLE event (
     server TEXT NOT NULL,
     reason TEXT NOT NULL
 ) STRICT;
+-- Who watched a payment's script when it happened, and may therefore see the event, now and ever after.
+CREATE TABLE event_owner (
+    owner TEXT NOT NULL,
+    number INTEGER NOT NULL REFERENCES event (number),
+    PRIMARY KEY (owner, number)
+) STRICT, WITHOUT ROWID;
 CREATE TRIGGER event_stays BEFORE DELETE ON event BEGIN SELECT RAISE(ABORT, 'an event is never removed'); END;
 CREATE TRIGGER event_stands BEFORE UPDATE ON event BEGIN SELECT RAISE(ABORT, 'an event is never changed'); END;
 

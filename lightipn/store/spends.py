@@ -53,10 +53,10 @@ def load_spent_outputs(db: Database, scripthash: ScriptHash) -> list[SpentOutput
 
 
 def load_unarmed(db: Database) -> dict[Txid, tuple[Outpoint, ...]]:
-    """Return unconfirmed payments of which nothing is noted, each with the outpoints that it spends."""
+    """Return unconfirmed payments of which not all is noted, each with the outpoints that it spends."""
     rows = db.execute(
-        "SELECT DISTINCT txid, spends FROM ledger_entry WHERE state = 'unconfirmed' AND is_coinbase = 0 AND NOT EXISTS"
-        " (SELECT 1 FROM spent_output WHERE spender = ledger_entry.txid)"
+        "SELECT DISTINCT txid, spends FROM ledger_entry WHERE state = 'unconfirmed' AND is_coinbase = 0"
+        " AND length(spends) / 36 > (SELECT count(*) FROM spent_output WHERE spender = ledger_entry.txid)"
     ).fetchall()
     return {Txid(txid): outpoints_of(packed) for txid, packed in rows}
 

@@ -5,6 +5,7 @@ for, so that a flood of headers costs the flooder its proof of work.
 """
 
 import math
+from collections.abc import Sequence
 
 import structlog
 import trio
@@ -36,6 +37,8 @@ MAX_FUTURE_S = 7200
 # A server's own node may be this much slower than another's.
 STRAGGLER_PATIENCE_S = 30.0
 STRAGGLER_BLOCKS = 1
+PERIOD_TIMEOUT_S = 8.0
+TIPS_HEARD_FIRST = 2
 
 log = structlog.get_logger("tracker")
 
@@ -77,12 +80,14 @@ class ChainFollower:
 
     def __init__(self, wiring: Wiring, *, chain: HeaderChain, checkpoints: Checkpoints) -> None:
         self.chain = chain
-        self.is_tip_proved = False
+        self._has_begun = False
         self._wiring = wiring
         self._checkpoints = checkpoints
         self.gate = CommitGate()
         self._lock = trio.Lock()
-        self._period_lock = trio.Lock()
+        self._tie_height: int | None = None
+        self._heard_tips: set[str] = set()
+        self._periods: dict[int, trio.Lock] = {}
         self._tips: dict[str, TipChanged] = {}  # to be followed
         self._followed: set[str] = set()
         self._latest: dict[str, TipChanged] = {}
@@ -157,11 +162,17 @@ class ChainFollower:
         except SourceError as error:
             log.info("tracker.headers_unavailable", server=update.server, reason=str(error))
             return
-        if self.chain.hash_at(update.height) == parse_header(update.raw_header).block_hash and not self.is_tip_proved:
+        self._heard_tips.add(update.server)
+        if self.is_tip_proved and not self._has_begun:
             # From now on every block is news; before, it was the past.
             await self._wiring.store.transact(event_store.begin_block_events)
-            self.is_tip_proved = True
+            self._has_begun = True
         self._note_stragglers()
+
+    @property
+    def is_tip_proved(self) -> bool:
+        """Whether the tip of more than one server was followed, where more than one is there: one could be stale."""
+        return len(self._heard_tips) >= max(1, min(TIPS_HEARD_FIRST, self._wiring.source.voices()))
 
     def _report(self, server: str, height: int, error: HeaderError, raw_header: bytes = b"") -> None:
         self._wiring.source.report(
@@ -224,7 +235,11 @@ class ChainFollower:
     def _wins_ties(self, raw_header: bytes) -> bool:
         """Tell whether more servers stand on this tip than on ours, so that one server's block is no obstacle."""
         tips = [parse_header(tip.raw_header).block_hash for tip in self._latest.values()]
-        return tips.count(parse_header(raw_header).block_hash) > tips.count(self.chain.tip_hash)
+        if tips.count(parse_header(raw_header).block_hash) <= tips.count(self.chain.tip_hash):
+            return False
+        # Once a height: who changes sides all the time cannot have us do so.
+        is_first, self._tie_height = self._tie_height != self.chain.tip_height, self.chain.tip_height
+        return is_first
 
     async def _fetch_page(self, server: str, start: int, last: int) -> list[bytes]:
         count = min(RETARGET_BLOCKS, last - start + 1)
@@ -364,18 +379,35 @@ class ChainFollower:
         stored = await self._wiring.store.read(lambda db: chain_store.load_old_header(db, height))
         if stored is not None:
             return parse_header(stored)
-        async with self._period_lock:  # one period at a time: it is 160 kB
+        period = height // RETARGET_BLOCKS
+        async with self._periods.setdefault(period, trio.Lock()):  # each once: it is 160 kB
             stored = await self._wiring.store.read(lambda db: chain_store.load_old_header(db, height))
             if stored is not None:
                 return parse_header(stored)
-            period = height // RETARGET_BLOCKS
-            raw_headers = await self._wiring.source.fetch_headers(
-                period * RETARGET_BLOCKS, RETARGET_BLOCKS, server=server
-            )
-            try:
-                headers = check_period(raw_headers, self._checkpoints.rows[period + 1])
-            except HeaderError as error:
-                self._report(server, height, error)
-                raise
-            await self._wiring.store.transact(lambda db: chain_store.save_period(db, period, b"".join(raw_headers)))
+            headers = await self._fetch_period(period, server)
+            raw_headers = b"".join(header.raw for header in headers)
+            await self._wiring.store.transact(lambda db: chain_store.save_period(db, period, raw_headers))
             return headers[height % RETARGET_BLOCKS]
+
+    async def _fetch_period(self, period: int, server: str) -> Sequence[BlockHeader]:
+        """Fetch a period of old headers from whoever gives it; the checkpoint at its end proves it.
+
+        Raises:
+            SourceError: nobody does.
+        """
+        failure = SourceError("no server to ask", source=server)
+        for name in [server, *(other for other in self._wiring.source.connected() if other != server)]:
+            try:
+                with trio.fail_after(PERIOD_TIMEOUT_S):
+                    raw_headers = await self._wiring.source.fetch_headers(
+                        period * RETARGET_BLOCKS, RETARGET_BLOCKS, server=name
+                    )
+                return check_period(raw_headers, self._checkpoints.rows[period + 1])
+            except HeaderError as error:
+                self._report(name, (period + 1) * RETARGET_BLOCKS - 1, error)
+                failure = error
+            except trio.TooSlowError:
+                failure = SourceUnavailableError("timed-out", source=name)
+            except SourceError as error:
+                failure = error
+        raise failure

@@ -5,8 +5,9 @@ a false one is reported, and the next is asked. An unconfirmed payment cannot be
 servers hold it, its inputs are there, and nothing that stands contradicts it.
 """
 
+import contextlib
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -16,14 +17,22 @@ from lightipn.bitcoin.hashes import ScriptHash, Txid, hex_of, scripthash_of
 from lightipn.bitcoin.header import parse_header
 from lightipn.bitcoin.transaction import Outpoint, Transaction
 from lightipn.chain.history import HistoryEntry
-from lightipn.chain.source import ChainSource, MerkleBranch, Misbehaviour
+from lightipn.chain.source import ChainSource, MerkleBranch, Misbehaviour, ScriptHashChanged
 from lightipn.chain.verifier import Confirmed, Evidence, Missing, Unconfirmed, accept_branch, accept_transaction
 from lightipn.errors import MerkleBranchError, SourceError, SourceRefusedError, TransactionError
-from lightipn.ledger.entries import LedgerEntry
+from lightipn.ledger.entries import ScriptPayments
+from lightipn.ledger.relevance import unrelated_of
 from lightipn.tracker.chain_follower import ChainFollower
 
-# So many transactions or branches of one history are asked for at a time: a long history costs no task per entry.
-EVIDENCE_PAGE = 500
+# What one history may take before what was found is committed, and the rest asked again: a server that draws its
+# answers out delays itself.
+GATHERING_TIMEOUT_S = 12.0
+# Claims without a block of one history that others are asked about at a time, and how many of one server may prove
+# unfounded: 200 at once, and then one a second. Else one server's inventions would flood all others with questions.
+MOST_WITNESSED = 25
+MOST_LOOKED_INTO = 50
+CREDIT = 200.0
+CREDIT_A_SECOND = 1.0
 HEARING_TIMEOUT_S = 5.0
 PREVOUTS_TIMEOUT_S = 2.0
 MOST_PREVOUTS = 100
@@ -55,6 +64,25 @@ class Prevout:
     amount_sat: int
 
 
+class _Credit:
+    """How many questions to others each server's claims may still cost."""
+
+    def __init__(self) -> None:
+        self._left: dict[str, tuple[float, float]] = {}  # and when that was so
+
+    def take(self, server: str) -> bool:
+        now = trio.current_time()
+        left, since = self._left.get(server, (CREDIT, now))
+        left = min(CREDIT, left + (now - since) * CREDIT_A_SECOND)
+        is_enough = left >= 1.0
+        self._left[server] = (left - 1.0 if is_enough else left, now)
+        return is_enough
+
+    def give_back(self, server: str) -> None:
+        left, since = self._left[server]
+        self._left[server] = (left + 1.0, since)
+
+
 class EvidenceFetcher:
     """Asks a source for what a verdict needs.
 
@@ -67,32 +95,43 @@ class EvidenceFetcher:
         self._follower = follower
         self._min_seen_by = min_seen_by
         self._parents: OrderedDict[Txid, Transaction] = OrderedDict()
+        self._credit = _Credit()
 
     @property
     def needed(self) -> int:
         """How many servers must hold an unconfirmed payment now."""
         return max(1, min(self._min_seen_by, self._source.voices()))
 
-    async def fetch(self, missing: Missing, entries: Iterable[LedgerEntry], server: str) -> Evidence:
+    async def fetch(self, missing: Missing, payments: ScriptPayments, server: str) -> Evidence:
         """Fetch what is missing, all at once; what cannot be had leaves its entry unproved, and no other.
 
+        A transaction that is claimed to be confirmed is fetched only after its branch: invented ones cost nothing.
+
         Args:
-            entries: what is known of the script.
+            payments: what is known of the script.
             server: who made the claims; it is asked first.
         """
         evidence = Evidence()
-        held = list(entries)
-        wanted = max(len(missing.transactions), len(missing.branches), len(missing.witnesses))
-        for page in range(0, wanted, EVIDENCE_PAGE):
-            part = slice(page, page + EVIDENCE_PAGE)
+        unknown = set(missing.transactions)
+        with trio.move_on_after(GATHERING_TIMEOUT_S):
             async with trio.open_nursery() as nursery:
-                for txid in missing.transactions[part]:
-                    nursery.start_soon(self._fetch_transaction, txid, evidence, server)
-                for claim in missing.branches[part]:
-                    nursery.start_soon(self._fetch_proof, claim, evidence, server)
-                for txid in missing.witnesses[part]:
-                    nursery.start_soon(self.admit, txid, evidence, held, server)
+                for claim in missing.branches:
+                    nursery.start_soon(self._fetch_claim, claim, evidence, server, claim.txid in unknown)
+                nursery.start_soon(self.admit_all, missing.witnesses, evidence, payments, server)
         return evidence
+
+    async def _fetch_claim(self, claim: HistoryEntry, evidence: Evidence, server: str, is_unknown: bool) -> None:
+        await self._fetch_proof(claim, evidence, server)
+        if is_unknown and claim.txid in evidence.branches:
+            await self._fetch_transaction(claim.txid, evidence, server)
+
+    async def admit_all(self, txids: Sequence[Txid], evidence: Evidence, payments: ScriptPayments, server: str) -> None:
+        """Admit claims side by side, as many as the server may still have the others be asked about."""
+        with trio.move_on_after(GATHERING_TIMEOUT_S):
+            async with trio.open_nursery() as nursery:
+                for txid in txids[:MOST_WITNESSED]:
+                    if self._credit.take(server):
+                        nursery.start_soon(self.admit, txid, evidence, payments, server)
 
     # --- what proves itself ---
 
@@ -161,10 +200,9 @@ class EvidenceFetcher:
 
         A reorg between two answers makes an honest branch look false. So it is asked again: header, branch, header.
         """
-        others = {name for name in self._source.connected() if name != server}
         try:
             before = await self._source.fetch_headers(height, 1, server=server)
-            branch = await self._source.fetch_merkle_branch(txid, height, avoid=others)
+            branch = await self._source.fetch_merkle_branch(txid, height, server=server)
             after = await self._source.fetch_headers(height, 1, server=server)
         except SourceError:
             return  # it shows nothing now, so it proves nothing against itself
@@ -226,26 +264,33 @@ class EvidenceFetcher:
         if enough is not None and len(hearing.holding) >= enough:
             scope.cancel()
 
-    async def admit(self, txid: Txid, evidence: Evidence, held: Sequence[LedgerEntry], server: str) -> None:
+    async def admit(self, txid: Txid, evidence: Evidence, payments: ScriptPayments, server: str) -> None:
         """Enter a transaction into the evidence where enough servers hold it and nothing contradicts it.
 
         Args:
-            held: what is known of the script; a transaction that spends what a proved one spent is refused, and one
-                that would replace an unconfirmed one must be held by servers that do not hold that any more.
+            payments: what is known of the script; a transaction that spends what a proved one spent is refused, and one
+                that would replace an unconfirmed one must be held by servers that do not list that any more.
         """
         needed = self.needed
         hearing = await self.hear(txid, enough=needed)
         transaction = hearing.transaction
-        if transaction is None or transaction.is_coinbase or len(hearing.holding) < needed:
-            self._log_refusal(txid, server, f"{len(hearing.holding)} servers hold it, want {needed}")
+        holding = hearing.holding
+        if txid in payments.entries:
+            # It is gone, perhaps with its block: a node may still know its bytes, so it must be listed again.
+            holding = (await self.listed(txid, payments.scripthash)).holding
+        if transaction is None or transaction.is_coinbase or len(holding) < needed:
+            self._log_refusal(txid, server, f"{len(holding)} servers hold it, want {needed}")
             return
         spends = set(transaction.spends)
-        rivals = [entry for entry in held if entry.txid != txid and spends.intersection(entry.spends)]
+        rivals = [
+            entry for entry in payments.entries.values() if entry.txid != txid and spends.intersection(entry.spends)
+        ]
         if any(isinstance(entry.state, Confirmed) for entry in rivals):
             self._log_refusal(txid, server, "it spends what a confirmed transaction spent")
             return
-        standing = [entry.txid for entry in rivals if isinstance(entry.state, Unconfirmed)]
-        holding = await self.holders_without(txid, hearing, standing) if standing else hearing.holding
+        for entry in rivals:
+            if isinstance(entry.state, Unconfirmed):
+                holding = await self.holders_without(txid, entry.txid, payments.scripthash)
         if len(holding) < needed:
             self._log_refusal(txid, server, f"{len(holding)} servers hold it instead of another one, want {needed}")
             return
@@ -253,20 +298,74 @@ class EvidenceFetcher:
         if flaw:
             self._log_refusal(txid, server, flaw)
             return
+        self._credit.give_back(server)
         evidence.transactions[txid] = transaction
         evidence.seen_by[txid] = len(holding)
+
+    async def leave_out_unrelated(
+        self, evidence: Evidence, payments: ScriptPayments, update: ScriptHashChanged
+    ) -> None:
+        """Take out of the evidence what does not concern the script, or spends coins of it that the server hides."""
+        fresh = {txid: tx for txid, tx in evidence.transactions.items() if txid not in payments.entries}
+        unrelated = {transaction.txid for transaction in unrelated_of(payments, fresh)}
+        doubtful = [tx for txid, tx in fresh.items() if txid in unrelated or len(fresh) <= MOST_LOOKED_INTO]
+        listed = {claim.txid for claim in update.history} | payments.entries.keys()
+
+        async def look_into(transaction: Transaction) -> None:
+            prevouts, _ = await self.prevouts_of(transaction.spends, update.server)
+            own = [prevout for prevout in prevouts if prevout.scripthash == payments.scripthash]
+            if transaction.txid in unrelated and not own and len(prevouts) == len(transaction.spends):
+                self._report_list(update.server, transaction, "it neither pays the script nor spends from it")
+            elif any(prevout.outpoint.txid not in listed for prevout in own):
+                unrelated.add(transaction.txid)
+                if transaction.txid in evidence.branches:
+                    self._report_list(update.server, transaction, "what it spends of the script is not listed")
+
+        async with trio.open_nursery() as nursery:
+            for transaction in doubtful[:MOST_LOOKED_INTO]:
+                if not transaction.is_coinbase:
+                    nursery.start_soon(look_into, transaction)
+        for txid in unrelated:
+            del evidence.transactions[txid]
+            evidence.seen_by.pop(txid, None)
+
+    def _report_list(self, server: str, transaction: Transaction, flaw: str) -> None:
+        self._source.report(
+            Misbehaviour(
+                server=server,
+                kind="false-list",
+                claim=f"a history that lists {hex_of(transaction.txid)}",
+                contradiction=flaw,
+                raw=transaction.raw,
+            )
+        )
 
     def _log_refusal(self, txid: Txid, server: str, reason: str) -> None:
         log.info("tracker.claim_not_believed", server=server, txid=hex_of(txid), reason=reason)
 
-    async def holders_without(self, txid: Txid, hearing: Hearing, rivals: Sequence[Txid]) -> set[str]:
-        """Return the servers that hold a transaction and none of its rivals."""
-        whole = await self.hear(txid)
-        holding = whole.holding | hearing.holding
-        for rival in rivals:
-            answers = await self.hear(rival, servers=sorted(holding))
-            holding &= answers.denying
-        return holding
+    async def listed(self, txid: Txid, scripthash: ScriptHash) -> Hearing:
+        """Ask all servers whether they list a transaction for a script.
+
+        A node with an index of all transactions still has the bytes of one whose block left the chain; only a list says
+        that it counts.
+        """
+        hearing = Hearing()
+
+        async def ask(server: str) -> None:
+            with contextlib.suppress(SourceError):  # gone, or the history is too large for it: neither a yes nor a no
+                history = await self._source.fetch_history(scripthash, server=server)
+                (hearing.holding if any(entry.txid == txid for entry in history) else hearing.denying).add(server)
+
+        with trio.move_on_after(HEARING_TIMEOUT_S):
+            async with trio.open_nursery() as nursery:
+                for server in self._source.connected():
+                    nursery.start_soon(ask, server)
+        return hearing
+
+    async def holders_without(self, txid: Txid, rival: Txid, scripthash: ScriptHash) -> set[str]:
+        """Return the servers that hold a transaction and do not list its rival for the rival's script."""
+        holding = (await self.hear(txid)).holding
+        return holding & (await self.listed(rival, scripthash)).denying
 
     async def _flaw_of(self, transaction: Transaction, holding: set[str], server: str) -> str:
         """Say why a transaction cannot be real; empty if nothing is known against it."""
@@ -290,7 +389,9 @@ class EvidenceFetcher:
             )
         )
 
-    async def prevouts_of(self, spends: Sequence[Outpoint], server: str) -> tuple[list[Prevout], str]:
+    async def prevouts_of(
+        self, spends: Sequence[Outpoint], server: str, *, timeout_s: float = PREVOUTS_TIMEOUT_S
+    ) -> tuple[list[Prevout], str]:
         """Return the outputs that are spent, as far as they can be had in time, and what is wrong with one of them."""
         parents: dict[Txid, Transaction | None] = {}
         flaws: list[str] = []
@@ -303,7 +404,7 @@ class EvidenceFetcher:
             except SourceError:
                 pass  # unknown, and therefore no flaw
 
-        with trio.move_on_after(PREVOUTS_TIMEOUT_S):
+        with trio.move_on_after(timeout_s):
             async with trio.open_nursery() as nursery:
                 for txid in dict.fromkeys(outpoint.txid for outpoint in spends[:MOST_PREVOUTS]):
                     nursery.start_soon(fetch, txid)

@@ -14,10 +14,10 @@ import structlog
 import trio
 
 from lightipn.bitcoin.hashes import ScriptHash, Txid
-from lightipn.bitcoin.transaction import Outpoint, Transaction
+from lightipn.bitcoin.transaction import Outpoint
 from lightipn.chain.history import UNKNOWN, HistoryEntry
 from lightipn.chain.source import ScriptHashChanged
-from lightipn.chain.verifier import Unconfirmed, VerifiedEntry
+from lightipn.chain.verifier import Place, Unconfirmed, VerifiedEntry
 from lightipn.errors import SourceError
 from lightipn.ledger import rules
 from lightipn.ledger.entries import LedgerEntry
@@ -35,7 +35,8 @@ RIVAL_DEPTH_BLOCKS = 10
 # The history of a busy script is long and changes all the time; a payment that spends from one is only asked for.
 LONGEST_HISTORY = 1000
 MOST_CANDIDATES = 100
-TRANSACTIONS_KEPT = 2000
+SPENDS_KEPT = 2000
+EXAMINATION_TIMEOUT_S = 12.0
 FIRST_RECHECK_S = 1.0
 LONGEST_RECHECK_S = 60.0
 ASK_AT_MOST = 500
@@ -43,6 +44,7 @@ ROUNDS_PER_DROP = 10
 FIRST_LOOK_S = 5.0
 ROUNDS_BETWEEN_FULL_LOOKS = 5
 ARM_PAGE = 200
+ARMING_TIMEOUT_S = 20.0
 
 log = structlog.get_logger("tracker")
 
@@ -61,8 +63,10 @@ class SpendWatcher:
         self._follower = follower
         self._fetcher = fetcher
         self._drop_after_s = drop_after_s
-        self._spends: OrderedDict[Txid, Transaction] = OrderedDict()  # of candidates looked at before
+        self._spends: OrderedDict[Txid, frozenset[Outpoint]] = OrderedDict()  # of candidates looked at before
         self._rechecks: dict[tuple[str, ScriptHash], int] = {}
+        self._busy: dict[ScriptHash, set[str]] = {}  # and which servers say so
+        self._armed: set[Txid] = set()
         self._suspects: dict[Txid, float | None] = {}  # and since when, on Trio's clock, it is denied
         self._to_arm: dict[Txid, tuple[Outpoint, ...]] = {}
         self._arm_bell = trio.Event()
@@ -78,8 +82,9 @@ class SpendWatcher:
     def arm(self, entries: Iterable[LedgerEntry]) -> None:
         """Watch what unconfirmed payments spend, as soon as there is time: nothing waits for it."""
         for entry in entries:
-            if not entry.is_coinbase:
+            if not entry.is_coinbase and entry.txid not in self._armed:
                 self._to_arm[entry.txid] = entry.spends
+                self._armed.add(entry.txid)
         self._arm_bell.set()
 
     async def _arm(self) -> None:
@@ -94,7 +99,7 @@ class SpendWatcher:
 
     async def _arm_one(self, txid: Txid, spends: tuple[Outpoint, ...]) -> None:
         """Note what a payment spends, and watch it."""
-        prevouts, _ = await self._fetcher.prevouts_of(spends, "")
+        prevouts, _ = await self._fetcher.prevouts_of(spends, "", timeout_s=ARMING_TIMEOUT_S)
         spent = [
             spend_store.SpentOutput(
                 outpoint=prevout.outpoint,
@@ -130,9 +135,7 @@ class SpendWatcher:
         if not spent:
             return None
         if len(update.history) > LONGEST_HISTORY:
-            await self._wiring.store.transact(lambda db: spend_store.drop_spends_from(db, update.scripthash))
-            if not await self._wiring.store.read(lambda db: ledger_store.load_script(db, update.scripthash)):
-                self._wiring.source.unwatch(update.scripthash)
+            await self._note_busy(update)
             return True
         spenders = {one.spender for one in spent}
         lowest = _lowest_rival_height(update, spent)
@@ -141,16 +144,12 @@ class SpendWatcher:
             for claim in update.history
             if claim.txid not in spenders and (claim.height is None or claim.height >= lowest)
         ][-MOST_CANDIDATES:]
-        is_settled = True
-        for claim in claims:
-            try:
-                rival = await self._candidate(claim.txid, update.server)
-            except SourceError:
-                is_settled = False
-                continue
-            for one in spent:
-                if one.outpoint in rival.spends and one.spender != rival.txid:
-                    is_settled &= await self._judge(one.spender, claim, rival, update.server)
+        verdicts: list[bool] = []
+        with trio.move_on_after(EXAMINATION_TIMEOUT_S) as scope:
+            async with trio.open_nursery() as nursery:
+                for claim in claims:
+                    nursery.start_soon(self._examine_one, claim, spent, update.server, verdicts)
+        is_settled = all(verdicts) and not scope.cancelled_caught
         key = update.server, update.scripthash
         if is_settled:
             self._rechecks.pop(key, None)
@@ -160,30 +159,56 @@ class SpendWatcher:
             self._wiring.source.recheck(update.scripthash, after_s=pause_s, server=update.server)
         return is_settled
 
-    async def _candidate(self, txid: Txid, server: str) -> Transaction:
+    async def _examine_one(
+        self, claim: HistoryEntry, spent: Sequence[spend_store.SpentOutput], server: str, verdicts: list[bool]
+    ) -> None:
+        try:
+            spends = await self._spends_of(claim.txid, server)
+        except SourceError:
+            verdicts.append(False)
+            return
+        for spender in {one.spender for one in spent if one.outpoint in spends} - {claim.txid}:
+            verdicts += [await self._judge(spender, claim, server)]
+
+    async def _note_busy(self, update: ScriptHashChanged) -> None:
+        """Give up a script that has too much history; but not on the word of one server, where there are several."""
+        said_by = self._busy.setdefault(update.scripthash, set())
+        said_by.add(update.server)
+        if len(said_by) < self._fetcher.needed:
+            return
+        del self._busy[update.scripthash]
+        await self._wiring.store.transact(lambda db: spend_store.drop_spends_from(db, update.scripthash))
+        if not await self._wiring.store.read(lambda db: ledger_store.load_script(db, update.scripthash)):
+            self._wiring.source.unwatch(update.scripthash)
+
+    async def _spends_of(self, txid: Txid, server: str) -> frozenset[Outpoint]:
+        """Return what a candidate spends; the last few are kept, for a history is looked at again and again."""
         found = self._spends.get(txid)
         if found is None:
-            found = self._spends[txid] = await self._fetcher.transaction(txid, server)
-            if len(self._spends) > TRANSACTIONS_KEPT:
+            found = self._spends[txid] = frozenset((await self._fetcher.transaction(txid, server)).spends)
+            if len(self._spends) > SPENDS_KEPT:
                 self._spends.popitem(last=False)
         return found
 
-    async def _judge(self, txid: Txid, claim: HistoryEntry, rival: Transaction, server: str) -> bool:
+    async def _judge(self, txid: Txid, claim: HistoryEntry, server: str) -> bool:
         """Replace a payment by its rival if that is proved, or widely held; False if it must be asked again."""
-        if not await self._wiring.store.read(lambda db: ledger_store.load_scripts_of(db, txid)):
+        scripthashes = await self._wiring.store.read(lambda db: ledger_store.load_scripts_of(db, txid))
+        if not scripthashes:
             return True
-        place: VerifiedEntry | None = None
+        place: Place | None = None
         if claim.height is not None:
-            confirmed = await self._fetcher.proved_place(claim, server)
-            if confirmed is not None:
-                place = VerifiedEntry(txid=rival.txid, place=confirmed, transaction=rival)
+            place = await self._fetcher.proved_place(claim, server)
         else:
-            holding = await self._fetcher.holders_without(rival.txid, await self._fetcher.hear(rival.txid), [txid])
+            holding = await self._fetcher.holders_without(claim.txid, txid, scripthashes[0])
             if len(holding) >= self._fetcher.needed:
-                place = VerifiedEntry(txid=rival.txid, place=Unconfirmed(len(holding)), transaction=rival)
+                place = Unconfirmed(len(holding))
         if place is None:
             return False
-        await self._replace(txid, place)
+        try:
+            rival = await self._fetcher.transaction(claim.txid, server)
+        except SourceError:
+            return False
+        await self._replace(txid, VerifiedEntry(txid=rival.txid, place=place, transaction=rival))
         return True
 
     async def _replace(self, txid: Txid, by: VerifiedEntry) -> None:
@@ -222,7 +247,9 @@ class SpendWatcher:
                 self._to_arm |= await self._wiring.store.read(spend_store.load_unarmed)
                 self._arm_bell.set()
             rounds += 1
-            self._suspects = {txid: self._suspects[txid] for txid in unconfirmed if txid in self._suspects}
+            still = set(unconfirmed)
+            self._suspects = {txid: since for txid, since in self._suspects.items() if txid in still}
+            self._armed &= still
             for scripthash in await self._wiring.store.transact(spend_store.drop_settled_spends):
                 self._wiring.source.unwatch(scripthash)
             async with trio.open_nursery() as nursery:
@@ -232,8 +259,12 @@ class SpendWatcher:
 
     async def _ask_for(self, txid: Txid) -> None:
         """Ask every server for a payment; drop it once enough have denied it for long enough."""
+        scripthashes = await self._wiring.store.read(lambda db: ledger_store.load_scripts_of(db, txid))
+        if not scripthashes:
+            self._suspects.pop(txid, None)
+            return
         asked = len(self._wiring.source.connected())
-        hearing = await self._fetcher.hear(txid)
+        hearing = await self._fetcher.listed(txid, scripthashes[0])
         denied_since, now = self._suspects.pop(txid, None), trio.current_time()
         needed, denying = self._fetcher.needed, len(hearing.denying)
         if len(hearing.holding) >= needed:

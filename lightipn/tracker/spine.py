@@ -4,11 +4,13 @@ What could not be proved is not believed, and asked again with growing pauses: "
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import structlog
 import trio
 
 from lightipn.bitcoin.hashes import ScriptHash, Txid, hex_of
+from lightipn.chain.history import UNKNOWN, History
 from lightipn.chain.source import Misbehaviour, ScriptHashChanged, SourceLost, TipChanged
 from lightipn.chain.verifier import Confirmed, Known, Unconfirmed, VerifiedHistory, missing_of, verify
 from lightipn.errors import SourceError
@@ -30,9 +32,21 @@ FIRST_RECHECK_S = 2.0
 LONGEST_RECHECK_S = 300.0
 MAX_LOOKUP_HISTORY = 1000
 # So often a server may leave out a proved payment before it is judged: a minute and more, and several blocks' races.
-PATIENT_RECHECKS = 5
+PATIENT_OMISSIONS = 5
+# So many entries of a history are proved and committed at a time.
+PART = 500
+# How long the first answer of a lookup waits for what other servers say.
+LOOKUP_GRACE_S = 2.0
 
 log = structlog.get_logger("tracker")
+
+
+@dataclass(frozen=True, slots=True)
+class _Unlisted:
+    """What stands and a history does not list: proved payments, and claimed ones."""
+
+    proved: list[LedgerEntry]
+    claimed: list[Txid]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +57,7 @@ class _Recorded:
     is_due: bool
     is_complete: bool
     unconfirmed: tuple[LedgerEntry, ...] = ()
+    unlisted: _Unlisted = _Unlisted([], [])
 
 
 class Tracker:
@@ -58,8 +73,10 @@ class Tracker:
         self._gate = follower.gate
         self._progress = trio.Event()
         self._rechecks: dict[tuple[str, ScriptHash], int] = {}
-        # scripts under way → the newest update of each server that came meanwhile
-        self._under_way: dict[ScriptHash, dict[str, ScriptHashChanged]] = {}
+        # (server, script) under way → the newest update that came meanwhile
+        self._under_way: dict[tuple[str, ScriptHash], ScriptHashChanged | None] = {}
+        self._omissions: dict[tuple[str, ScriptHash], int] = {}
+        self._too_long: dict[ScriptHash, set[str]] = {}  # looked-up scripts, and which servers say so
 
     async def run(self) -> None:
         """Work on updates for ever: each in a task of its own. The source limits how many of a server are under way."""
@@ -71,10 +88,12 @@ class Tracker:
                     case TipChanged():
                         self._follower.tell_tip(update)
                     case ScriptHashChanged():
-                        nursery.start_soon(self._work, update)
+                        nursery.start_soon(self._work, update, nursery)
                     case SourceLost():
                         self._follower.forget_tip(update.server)
-                        self._rechecks = {key: n for key, n in self._rechecks.items() if key[0] != update.server}
+                        for counts in (self._rechecks, self._omissions):
+                            for key in [key for key in counts if key[0] == update.server]:
+                                del counts[key]
 
     def progress(self) -> trio.Event:
         """Return an event that is set when the next history has been committed."""
@@ -84,27 +103,23 @@ class Tracker:
         self._progress.set()
         self._progress = trio.Event()
 
-    async def _work(self, update: ScriptHashChanged) -> None:
-        if update.scripthash in self._under_way:
-            # One at a time for each script, and each server's newest: what is known when evidence is fetched must
-            # still be what is known when it is committed.
-            self._under_way[update.scripthash][update.server] = update
+    async def _work(self, update: ScriptHashChanged, nursery: trio.Nursery) -> None:
+        """Take in a server's updates of a script one after the other; other servers' are taken in beside them."""
+        key = update.server, update.scripthash
+        if key in self._under_way:
+            self._under_way[key] = update
             return
-        waiting = self._under_way[update.scripthash] = {update.server: update}
-        while waiting:
-            await self._take_in(waiting.pop(next(iter(waiting))))
-        del self._under_way[update.scripthash]
+        following: ScriptHashChanged | None = update
+        while following is not None:
+            self._under_way[key] = None
+            await self._take_in(following, nursery)
+            following = self._under_way.pop(key)
 
-    async def _take_in(self, update: ScriptHashChanged) -> None:
+    async def _take_in(self, update: ScriptHashChanged, nursery: trio.Nursery) -> None:
         is_examined = await self._spends.examine(update)
-        record, payments = await self._wiring.store.read(
-            lambda db: (
-                ledger_store.load_script(db, update.scripthash),
-                ledger_store.load_payments(db, update.scripthash),
-            )
-        )
-        if record is not None and payments is not None:
-            await self._absorb(update, record, payments)
+        record = await self._wiring.store.read(lambda db: ledger_store.load_script(db, update.scripthash))
+        if record is not None:
+            await self._absorb(update, record, nursery)
         elif is_examined:  # watched only because a payment spends from it
             self._wiring.source.absorbed(update.scripthash, update.status, server=update.server, is_news=True)
         else:  # removed meanwhile; whoever removed it has the source told
@@ -124,66 +139,115 @@ class Tracker:
         )
         self._wiring.source.recheck(update.scripthash, after_s=pause_s, server=update.server)
 
-    async def _absorb(self, update: ScriptHashChanged, record: ScriptRecord, payments: ScriptPayments) -> None:
-        """Prove what a server claims about a script, and commit what holds."""
+    async def _absorb(self, update: ScriptHashChanged, record: ScriptRecord, nursery: trio.Nursery) -> None:
+        """Prove what a server claims about a script, and commit what holds, part by part."""
         if record.wanted_until is not None and len(update.history) > MAX_LOOKUP_HISTORY:
-            await self._wiring.store.transact(
-                lambda db: ledger_store.save_trouble(db, update.scripthash, "history-too-long")
-            )
-            self._wiring.source.absorbed(update.scripthash, update.status, server=update.server, is_news=True)
-            self._tell_progress()
+            await self._refuse_lookup(update)
             return
-        known = {txid: _place_of(entry) for txid, entry in payments.entries.items()}
-        verified = await self._verify(update, known, payments)
-        unlisted = _unlisted(update, payments)
-        async with self._gate.shared():
-            recorded = await self._wiring.store.transact(lambda db: self._record_history(db, update, verified, known))
-            if recorded.is_complete and not unlisted.proved:
-                self._rechecks.pop((update.server, update.scripthash), None)
-                is_news = bool(recorded.events) or not payments.entries
-                self._wiring.source.absorbed(update.scripthash, update.status, server=update.server, is_news=is_news)
-            elif recorded.is_complete:
-                self._recheck(update, reason="proved payments are not listed")
-            elif verified.unproved:
-                self._recheck(update, reason="not all of it is proved yet")
-            else:
-                self._recheck(update, reason="too few servers hold all of it", first_s=FIRST_WITNESS_RECHECK_S)
-        self._spends.suspect(unlisted.claimed)
-        self._spends.arm(recorded.unconfirmed)
-        self._wiring.tell(recorded.events, is_due=recorded.is_due)
+        is_complete, is_news, is_unwitnessed = True, False, False
+        parts = [update.history[at : at + PART] for at in range(0, len(update.history), PART)] or [()]
+        for number, part in enumerate(parts):
+            payments = await self._wiring.store.read(lambda db: ledger_store.load_payments(db, update.scripthash))
+            if payments is None:
+                break
+            known = {txid: _place_of(entry) for txid, entry in payments.entries.items()}
+            verified = await self._verify(update, part, known, payments)
+            is_unwitnessed |= bool(verified.unwitnessed)
+            is_complete &= verified.is_complete
+            is_last = number == len(parts) - 1
+            async with self._gate.shared():
+                recorded = await self._wiring.store.transact(
+                    partial(
+                        self._record, update=update, verified=verified, known=known, settles=is_last and is_complete
+                    )
+                )
+                is_complete &= recorded.is_complete
+                is_news |= bool(recorded.events) or not payments.entries
+                if is_last:
+                    self._answer(update, recorded, is_complete, is_news=is_news, is_unwitnessed=is_unwitnessed)
+            self._spends.arm(recorded.unconfirmed)
+            self._wiring.tell(recorded.events, is_due=recorded.is_due)
+        if is_complete and record.wanted_until is not None and record.absorbed_at is None:
+            nursery.start_soon(self._settle_lookup, update.scripthash)
         self._tell_progress()
-        if unlisted.proved:
-            await self._judge_omission(update, record, payments, unlisted.proved)
+        await self._judge_omission(update, record)
 
-    async def _verify(self, update: ScriptHashChanged, known: Known, payments: ScriptPayments) -> VerifiedHistory:
-        missing = missing_of(update.history, known)
-        held = list(payments.entries.values())
-        evidence = await self._fetcher.fetch(missing, held, update.server)
-        verified = verify(update.history, known, evidence)
+    def _answer(
+        self, update: ScriptHashChanged, recorded: _Recorded, is_complete: bool, *, is_news: bool, is_unwitnessed: bool
+    ) -> None:
+        """Tell the source how far an update was worked in; inside the gate, so that no reorg comes in between."""
+        key = update.server, update.scripthash
+        self._spends.suspect(recorded.unlisted.claimed)
+        if recorded.unlisted.proved:
+            self._omissions[key] = self._omissions.get(key, 0) + 1
+            self._recheck(update, reason="proved payments are not listed")
+        elif is_complete:
+            self._rechecks.pop(key, None)
+            self._omissions.pop(key, None)
+            self._wiring.source.absorbed(update.scripthash, update.status, server=update.server, is_news=is_news)
+        elif is_unwitnessed:
+            self._recheck(update, reason="too few servers hold all of it", first_s=FIRST_WITNESS_RECHECK_S)
+        else:
+            self._recheck(update, reason="not all of it is proved yet")
+
+    async def _settle_lookup(self, scripthash: ScriptHash) -> None:
+        """Have a first answer wait for the other servers': one alone may leave out what it likes."""
+        if self._wiring.source.voices() > 1:
+            await trio.sleep(LOOKUP_GRACE_S)
+        now = int(self._wiring.clock())
+        await self._wiring.store.transact(lambda db: ledger_store.settle_lookup(db, scripthash, now=now))
+        self._tell_progress()
+
+    async def _refuse_lookup(self, update: ScriptHashChanged) -> None:
+        """Give up a lookup whose history is too long; but not on the word of one server, where there are several."""
+        said_by = self._too_long.setdefault(update.scripthash, set())
+        said_by.add(update.server)
+        if len(said_by) >= self._fetcher.needed:
+            del self._too_long[update.scripthash]
+            trouble = "history-too-long"
+            await self._wiring.store.transact(lambda db: ledger_store.save_trouble(db, update.scripthash, trouble))
+        self._wiring.source.absorbed(update.scripthash, update.status, server=update.server, is_news=False)
+        self._tell_progress()
+
+    async def _verify(
+        self, update: ScriptHashChanged, part: History, known: Known, payments: ScriptPayments
+    ) -> VerifiedHistory:
+        missing = missing_of(part, known)
+        evidence = await self._fetcher.fetch(missing, payments, update.server)
         # What is said to be confirmed and cannot be proved may still be unconfirmed, if others say so.
-        late = [txid for txid in verified.unwitnessed if txid not in missing.witnesses]
-        for txid in late:
-            await self._fetcher.admit(txid, evidence, held, update.server)
-        return verify(update.history, known, evidence) if late else verified
+        late = [txid for txid in verify(part, known, evidence).unwitnessed if txid not in missing.witnesses]
+        unproved = [txid for txid in missing.transactions if txid not in evidence.branches]
+        await self._fetcher.admit_all([*late, *unproved], evidence, payments, update.server)
+        await self._fetcher.leave_out_unrelated(evidence, payments, update)
+        return verify(part, known, evidence)
 
-    def _record_history(
-        self, db: Database, update: ScriptHashChanged, verified: VerifiedHistory, known: Known
+    def _record(
+        self, db: Database, *, update: ScriptHashChanged, verified: VerifiedHistory, known: Known, settles: bool
     ) -> _Recorded:
         payments = ledger_store.load_payments(db, update.scripthash)
-        if payments is None:  # removed meanwhile
+        record = ledger_store.load_script(db, update.scripthash)
+        if payments is None or record is None:  # removed meanwhile
             return _Recorded((), is_due=False, is_complete=True)
+        unlisted = _unlisted(update, payments)
         if _has_moved(payments, verified, known):
-            return _Recorded((), is_due=False, is_complete=False)
+            return _Recorded((), is_due=False, is_complete=False, unlisted=unlisted)
         now = self._wiring.clock()
         held = self._held_by_stored_chain(db, verified, payments)
-        delta = rules.absorbed(payments, held, now=int(now))
+        listed = {claim.txid for claim in update.history}
+        delta = rules.absorbed(payments, held, now=int(now), listed=listed)
         is_due = record_delta(db, self._wiring.policies, payments, delta, now=now)
-        ledger_store.save_status(db, update.scripthash, update.status, is_complete=held.is_complete, now=int(now))
+        is_complete = held.is_complete
+        is_first = record.absorbed_at is None or record.known_status == UNKNOWN
+        if settles and is_complete and (delta.entries or is_first):
+            is_settled = record.wanted_until is None or record.absorbed_at is not None
+            ledger_store.save_status(db, update.scripthash, update.status, now=int(now) if is_settled else None)
+        after = payments.entries | {entry.txid: entry for entry in delta.entries}
         return _Recorded(
             delta.events,
             is_due=is_due,
-            is_complete=held.is_complete,
-            unconfirmed=tuple(entry for entry in delta.entries if isinstance(entry.state, Unconfirmed)),
+            is_complete=is_complete,
+            unconfirmed=tuple(e for e in after.values() if isinstance(e.state, Unconfirmed) and e.txid in listed),
+            unlisted=unlisted,
         )
 
     def _held_by_stored_chain(
@@ -201,12 +265,14 @@ class Tracker:
                 entries.append(replace(entry, place=before.state))
         return replace(verified, entries=tuple(entries), unproved=tuple(unproved))
 
-    async def _judge_omission(
-        self, update: ScriptHashChanged, record: ScriptRecord, payments: ScriptPayments, proved: list[LedgerEntry]
-    ) -> None:
+    async def _judge_omission(self, update: ScriptHashChanged, record: ScriptRecord) -> None:
         """Judge a server that does not list what is proved: it is behind, cuts histories short, or hides payments."""
+        payments = await self._wiring.store.read(lambda db: ledger_store.load_payments(db, update.scripthash))
+        proved = _unlisted(update, payments).proved if payments is not None else []
+        if not proved:
+            return
         log.warning("tracker.proved_payments_unlisted", server=update.server, address=record.address, count=len(proved))
-        if self._rechecks.get((update.server, update.scripthash), 0) < PATIENT_RECHECKS:
+        if self._omissions.get((update.server, update.scripthash), 0) < PATIENT_OMISSIONS:
             return
         if not update.history:  # some servers serve a history above their limit as an empty one
             log.error("tracker.history_truncated", server=update.server, address=record.address)
@@ -215,8 +281,11 @@ class Tracker:
         assert isinstance(place, Confirmed)
         try:
             headers = await self._wiring.source.fetch_headers(place.height, 1, server=update.server)
+            history = await self._wiring.source.fetch_history(update.scripthash, server=update.server)
         except SourceError:
             return
+        if any(claim.txid == proved[0].txid for claim in history):
+            return  # it lists it by now
         if headers and self._follower.is_header(place.height, headers[0], place.block_hash):
             self._wiring.source.report(
                 Misbehaviour(
@@ -226,14 +295,6 @@ class Tracker:
                     contradiction=f"a merkle branch proves it in block {place.height}, which the server has",
                 )
             )
-
-
-@dataclass(frozen=True, slots=True)
-class _Unlisted:
-    """What stands and a history does not list: proved payments, and claimed ones."""
-
-    proved: list[LedgerEntry]
-    claimed: list[Txid]
 
 
 def _unlisted(update: ScriptHashChanged, payments: ScriptPayments) -> _Unlisted:
@@ -253,7 +314,17 @@ def _has_moved(payments: ScriptPayments, verified: VerifiedHistory, known: Known
             return True  # removed and added again meanwhile
         if entry is not None and isinstance(entry.state, GONE) and known.get(fact.txid) is not None:
             return True  # replaced or dropped meanwhile
-    return False
+    fresh = [fact.transaction for fact in verified.entries if fact.transaction and isinstance(fact.place, Unconfirmed)]
+    unheard = {
+        outpoint
+        for txid, entry in payments.entries.items()
+        if txid not in known and not isinstance(entry.state, GONE)
+        for outpoint in entry.spends
+    }
+    # A rival that another server brought meanwhile: whether it stands was not asked.
+    return any(
+        transaction.txid not in payments.entries and not unheard.isdisjoint(transaction.spends) for transaction in fresh
+    )
 
 
 def _place_of(entry: LedgerEntry) -> Confirmed | Unconfirmed | None:

@@ -22,11 +22,11 @@ CAUGHT = {
     "wrong_bits": {"false-header"},
     "unlinked_tip": {"false-header"},
     "tip_inflated": {"false-header"},
-    "wrong_genesis": {"false-statement"},
+    "wrong_genesis": {"wrong-network"},
     "wrong_amount": {"false-transaction"},
-    "duplicate_txid": {"false-statement"},
-    "unsorted_heights": {"false-statement"},
-    "status_never_matches": {"false-statement"},
+    "duplicate_txid": {"false-history"},
+    "unsorted_heights": {"false-history"},
+    "status_never_matches": {"false-history"},
     "garbage": {"broken-protocol"},
 }
 

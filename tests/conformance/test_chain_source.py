@@ -19,8 +19,9 @@ from lightipn.bitcoin.merkle import merkle_root_of
 from lightipn.bitcoin.network import REGTEST
 from lightipn.bitcoin.transaction import parse_transaction
 from lightipn.chain.history import UNKNOWN, status_of
-from lightipn.chain.source import ChainSource, ScriptHashChanged, SourceLost, TipChanged
+from lightipn.chain.source import ChainSource, Misbehaviour, ScriptHashChanged, SourceLost, TipChanged
 from lightipn.electrum.address import ServerAddress
+from lightipn.electrum.connection import Connector
 from lightipn.electrum.pool import ServerPool
 from lightipn.electrum.source import ElectrumSource
 from lightipn.errors import SourceRefusedError, SourceUnavailableError
@@ -59,8 +60,15 @@ async def electrum_stage() -> AsyncIterator[Stage]:
     chain.mine(8)
     async with trio.open_nursery() as nursery:
         server: SimulatedServer = await nursery.start(serve_electrum, chain)
-        address = ServerAddress(server.host, server.port, uses_tls=False)
-        source = ElectrumSource(ServerPool([address], REGTEST), sweep_interval_s=600)
+        pool = ServerPool(
+            [ServerAddress(server.host, server.port, uses_tls=False)],
+            REGTEST,
+            connector=Connector(),
+            connections=3,
+            ban_s=86400.0,
+            clock=lambda: 1_700_000_000.0,
+        )
+        source = ElectrumSource(pool, redundancy=3, sweep_interval_s=600)
         nursery.start_soon(source.run)
         yield Stage(source, chain, publish=server.publish, cut=server.drop_connections)
         nursery.cancel_scope.cancel()
@@ -112,6 +120,11 @@ async def subscribed(source: ChainSource) -> None:
     with trio.fail_after(PATIENCE_S):
         while source.statistics().subscribed < source.statistics().total:
             await trio.testing.wait_all_tasks_blocked(0.005)
+
+
+def lie_of(server: str) -> Misbehaviour:
+    """Return a lie that a server was caught with."""
+    return Misbehaviour(server=server, kind="false-header", claim="header 7", contradiction="it has no work")
 
 
 def shop_txid(stage: Stage) -> Txid:
@@ -177,7 +190,7 @@ async def test_every_stage_of_a_payment_is_told(stage: Stage, reader: Reader) ->
         await stage.publish()
         change = await reader.next_change()
         assert [(entry.txid, entry.height) for entry in change.history] == [(txid, height)]
-        stage.source.absorbed(OTHER, change.status)
+        stage.source.absorbed(OTHER, change.status, server=change.server, is_news=True)
 
 
 @pytest.mark.slow
@@ -216,10 +229,30 @@ async def test_recheck_tells_what_is_known(stage: Stage, reader: Reader) -> None
     assert stage.source.statistics().total == 1
 
 
+async def test_recheck_of_a_named_server_asks_that_one(stage: Stage, reader: Reader) -> None:
+    """A recheck of one server tells again what that server claimed and was not absorbed; one of a stranger nothing."""
+    stage.source.watch(SHOP, None)
+    first = await reader.next_change()
+    stage.source.recheck(SHOP, after_s=0.0, server="electrum.example:50002:s")
+    stage.source.recheck(SHOP, after_s=0.0, server=first.server)
+    assert await reader.next_change() == first
+
+
+async def test_what_is_no_news_is_not_told_again(stage: Stage, reader: Reader) -> None:
+    """A history that told nothing new is done with all the same: the next thing told is a later payment."""
+    stage.source.watch(SHOP, None)
+    change = await reader.next_change()
+    stage.source.absorbed(SHOP, change.status, server=change.server, is_news=False)
+    stage.source.watch(OTHER, None)
+    await subscribed(stage.source)
+    stage.chain.pay(OTHER_SCRIPT, 1)
+    await stage.publish()
+    assert (await reader.next_change()).scripthash == OTHER
+
+
 async def test_watching_again_is_no_second_watch(stage: Stage) -> None:
-    """Watching and unwatching are idempotent."""
-    for _ in range(3):
-        stage.source.watch(SHOP, stage.chain.status(SHOP))
+    """Watching and unwatching are idempotent, and watching tells whether it was the first time."""
+    assert [stage.source.watch(SHOP, stage.chain.status(SHOP)) for _ in range(3)] == [True, False, False]
     assert stage.source.statistics().total == 1
     for _ in range(2):
         stage.source.unwatch(SHOP)
@@ -231,7 +264,7 @@ async def test_absorption_after_an_unwatch_is_nothing(stage: Stage, reader: Read
     stage.source.watch(SHOP, None)
     change = await reader.next_change()
     stage.source.unwatch(SHOP)
-    stage.source.absorbed(SHOP, change.status)
+    stage.source.absorbed(SHOP, change.status, server=change.server, is_news=True)
     assert stage.source.statistics().total == 0
 
 
@@ -268,9 +301,10 @@ async def test_long_runs_of_headers_come_whole(stage: Stage) -> None:
 async def test_transaction_is_raw_bytes(stage: Stage) -> None:
     """A transaction comes as the bytes that hash to its txid, witnesses included."""
     txid = shop_txid(stage)
-    raw = await stage.source.fetch_transaction(txid)
-    assert raw == stage.chain.transaction(txid)
-    assert parse_transaction(raw).txid == txid
+    answer = await stage.source.fetch_transaction(txid)
+    assert answer.raw == stage.chain.transaction(txid)
+    assert parse_transaction(answer.raw).txid == txid
+    assert answer.server in stage.source.connected()
 
 
 async def test_branch_leads_to_the_root(stage: Stage) -> None:
@@ -279,6 +313,7 @@ async def test_branch_leads_to_the_root(stage: Stage) -> None:
     branch = await stage.source.fetch_merkle_branch(txid, 3)
     root = merkle_root_of(txid, branch.siblings, branch.position)
     assert root == parse_header(stage.chain.header_at(3)).merkle_root
+    assert branch.server in stage.source.connected()
 
 
 async def test_unknown_transaction_is_refused(stage: Stage) -> None:
@@ -302,10 +337,22 @@ async def test_avoided_server_is_not_asked(stage: Stage, reader: Reader) -> None
             await fetch
 
 
-async def test_headers_of_a_server_that_is_gone_are_unavailable(stage: Stage) -> None:
-    """Headers are asked of the server that is named, or of nobody: another's would prove nothing about it."""
+async def test_server_that_is_named_is_asked_or_nobody(stage: Stage, reader: Reader) -> None:
+    """Of a named server no other may take the place: another's answer would prove nothing about it."""
+    server = (await reader.next_tip()).server
+    assert await stage.source.fetch_headers(1, 1, server=server) == [stage.chain.header_at(1)]
+    assert (await stage.source.fetch_transaction(shop_txid(stage), server=server)).server == server
     with pytest.raises(SourceUnavailableError):
         await stage.source.fetch_headers(1, 1, server="electrum.example:50002:s")
+    with pytest.raises(SourceUnavailableError):
+        await stage.source.fetch_transaction(shop_txid(stage), server="electrum.example:50002:s")
+
+
+async def test_preference_is_no_condition(stage: Stage, reader: Reader) -> None:
+    """Where the preferred server is not there, another one answers."""
+    await reader.next_tip()
+    assert await stage.source.fetch_transaction(shop_txid(stage), prefer="electrum.example:50002:s")
+    assert await stage.source.fetch_merkle_branch(shop_txid(stage), 3, prefer="electrum.example:50002:s")
 
 
 # --- servers -----------------------------------------------------------------------------------------------------
@@ -322,14 +369,31 @@ async def test_every_update_names_a_known_server(stage: Stage, reader: Reader) -
 
 
 async def test_reported_server_is_dropped(stage: Stage, reader: Reader) -> None:
-    """A server that was caught is dropped at once and named as misbehaved."""
+    """A server that was caught is dropped at once, and named as banned with the time of its end."""
     tip = await reader.next_tip()
-    stage.source.report(tip.server, "header: no work", tip.raw_header)
+    stage.source.report(lie_of(tip.server))
     lost = await reader.next_of(SourceLost)
     assert lost.server == tip.server
     await trio.testing.wait_all_tasks_blocked(0.005)
+    assert tip.server not in stage.source.connected()
     (state,) = stage.source.servers()
-    assert (state.verdict, state.reason) == ("misbehaved", "header: no work")
+    assert (state.verdict, state.reason) == ("banned", "false-header: it has no work")
+    assert state.banned_until == 1_700_086_400
+
+
+async def test_only_server_is_not_demoted(stage: Stage, reader: Reader) -> None:
+    """A server that lags is better than none."""
+    tip = await reader.next_tip()
+    stage.source.demote(tip.server, "behind")
+    await trio.testing.wait_all_tasks_blocked(0.005)
+    assert stage.source.connected() == [tip.server]
+
+
+async def test_voices_count_before_and_after_the_first_server(stage: Stage, reader: Reader) -> None:
+    """A server counts as a voice from the start, before it is connected, and while it is."""
+    assert stage.source.voices() == 1
+    await reader.next_tip()
+    assert (stage.source.voices(), len(stage.source.connected())) == (1, 1)
 
 
 async def test_statistics_without_a_server_show_the_gap(stage: Stage, reader: Reader) -> None:
@@ -337,7 +401,7 @@ async def test_statistics_without_a_server_show_the_gap(stage: Stage, reader: Re
     tip = await reader.next_tip()
     stage.source.watch(SHOP, stage.chain.status(SHOP))
     await subscribed(stage.source)
-    stage.source.report(tip.server, "lied")
+    stage.source.report(lie_of(tip.server))
     await reader.next_of(SourceLost)
     statistics = stage.source.statistics()
     assert (statistics.total, statistics.subscribed) == (1, 0)

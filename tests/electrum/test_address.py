@@ -42,6 +42,55 @@ REFUSED = [
 ]
 
 
+FINGERPRINT = bytes(range(200, 232))
+FINGERPRINTS = [
+    pytest.param(f"ssl://electrum.example:50002#{FINGERPRINT.hex()}", id="URL"),
+    pytest.param(f"electrum.example:50002:s#{FINGERPRINT.hex()}", id="Electrum's spelling"),
+    pytest.param(f"ssl://electrum.example:50002/#{FINGERPRINT.hex().upper()}\n", id="capitals"),
+    pytest.param(f"ssl://electrum.example:50002#{FINGERPRINT.hex(':')}", id="colons, as openssl prints it"),
+]
+REFUSED_FINGERPRINTS = [
+    pytest.param(f"tcp://electrum.example:50001#{FINGERPRINT.hex()}", "needs TLS", id="without TLS"),
+    pytest.param("ssl://electrum.example:50002#", "64 hex digits", id="empty"),
+    pytest.param(f"ssl://electrum.example:50002#{FINGERPRINT.hex()[:40]}", "64 hex digits", id="SHA-1"),
+    pytest.param(f"ssl://electrum.example:50002#{FINGERPRINT.hex()}00", "64 hex digits", id="too long"),
+    pytest.param(f"ssl://electrum.example:50002#{'g' * 64}", "64 hex digits", id="no hex"),
+    pytest.param(f"ssl://electrum.example:50002##{FINGERPRINT.hex()}", "64 hex digits", id="two signs"),
+]
+
+
+@pytest.mark.parametrize("text", FINGERPRINTS)
+def test_fingerprint_is_read(text: str) -> None:
+    """The SHA-256 of a certificate may follow a server; it is no part of the server's name."""
+    address = parse_server_address(text)
+    assert address == ServerAddress("electrum.example", 50002, uses_tls=True, fingerprint=FINGERPRINT)
+    assert address.name == "electrum.example:50002:s"
+
+
+@pytest.mark.parametrize(("text", "reason"), REFUSED_FINGERPRINTS)
+def test_other_fingerprints_are_refused(text: str, reason: str) -> None:
+    """A fingerprint that would protect nothing is refused, and the reason says what is wanted."""
+    with pytest.raises(ValueError, match=reason):
+        parse_server_address(text)
+
+
+@pytest.mark.parametrize(
+    ("host", "domain"),
+    [
+        ("electrum.party.example", "party.example"),
+        ("a.b.party.example", "party.example"),
+        ("party.example", "party.example"),
+        ("localhost", "localhost"),
+        (ONION, ONION),
+        ("10.0.0.1", "10.0.0.1"),
+        ("2001:db8::1", "2001:db8::1"),
+    ],
+)
+def test_domain_tells_operators_apart(host: str, domain: str) -> None:
+    """Names of one registered domain belong to one party; an address, and an onion service, stand for themselves."""
+    assert ServerAddress(host, 50002, uses_tls=True).domain == domain
+
+
 @pytest.mark.parametrize(("text", "wanted"), SPELLINGS)
 def test_operators_spellings_are_read(text: str, wanted: tuple[str, int, bool]) -> None:
     """URLs and Electrum's own spelling are read, hosts in lower case, IPv6 without its brackets."""

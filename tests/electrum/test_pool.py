@@ -9,9 +9,10 @@ import trio.testing
 
 from lightipn.chain.source import ServerState
 from lightipn.electrum.pool import FIRST_PAUSE_S, LONGEST_COMMON_PAUSE_S, LONGEST_PAUSE_S, STABLE_SESSION_S
+from lightipn.errors import ProtocolError
 from lightipn.simulator.behaviour import Behaviour
 from tests.electrum.memory import MemoryConnector
-from tests.electrum.pools import Served, named, pool_of, verdicts, wait_until
+from tests.electrum.pools import Served, lie_of, named, pool_of, verdicts, wait_until
 
 Clock = trio.testing.MockClock
 HOSTS = ("a.example", "b.example", "c.example", "d.example")
@@ -284,6 +285,34 @@ async def test_replaced_server_is_no_voice(
     await memory.kill("a.example")
     await served.wait_open("b.example", "c.example")
     assert pool.voices() == 2
+
+
+async def test_server_that_rests_is_no_voice(
+    memory: MemoryConnector, nursery: trio.Nursery, autojump_clock: Clock
+) -> None:
+    """A server that is left for minutes, or for good, is no voice: it does not hold payments up meanwhile."""
+    hosts = ["lagging.example", "garbled.example", "lying.example", "strange.example", "good.example"]
+    memory.add_many(*hosts)
+    pool, served = pool_of(memory, hosts, connections=5), Served()
+    nursery.start_soon(pool.run, served.serve)
+    await served.wait_open(*hosts)
+    await trio.sleep(STABLE_SESSION_S + 1)
+    assert pool.voices() == 5
+    pool.demote(named("lagging.example").name, "behind")
+    pool.report(lie_of("lying.example"))
+    served.sessions["garbled.example"].fail(ProtocolError("line is not JSON"))
+    memory.strangers.add("strange.example")
+    await memory.servers["strange.example"].drop_connections()
+    await served.wait_open("good.example")
+    await trio.sleep(5)
+    assert verdicts(pool) == {
+        "lagging.example": "behind",
+        "garbled.example": "misbehaved",
+        "lying.example": "banned",
+        "strange.example": "distrusted",
+        "good.example": "connected",
+    }
+    assert pool.voices() == 1
 
 
 async def test_news_are_told(memory: MemoryConnector, nursery: trio.Nursery, autojump_clock: Clock) -> None:

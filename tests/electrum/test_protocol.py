@@ -7,7 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightipn.electrum.protocol import Answer, Call, ElectrumProtocol, Incoming, Notification, Refusal
+from lightipn.electrum.protocol import (
+    ANSWER_BYTES,
+    KEPT_LINE_BYTES,
+    MAX_LINE_BYTES,
+    OTHER_ANSWER_BYTES,
+    STANDING_LINE_BYTES,
+    Answer,
+    Call,
+    ElectrumProtocol,
+    Incoming,
+    Notification,
+    Refusal,
+)
 from lightipn.errors import ProtocolError
 
 PING = Call("server.ping")
@@ -131,6 +143,50 @@ def test_many_short_lines_are_no_oversized_one() -> None:
     assert len(protocol.receive(data)) == 50
 
 
+def test_line_is_as_long_as_the_questions_allow() -> None:
+    """Without a question under way a line is short; each question adds what its answer may need, and no more."""
+    protocol = ElectrumProtocol()
+    protocol.receive(b"x" * STANDING_LINE_BYTES)
+    with pytest.raises(ProtocolError, match=f"more than {STANDING_LINE_BYTES} bytes"):
+        protocol.receive(b"x")
+    protocol = asked(Call("blockchain.transaction.get", ("00",)), PING)
+    allowed = STANDING_LINE_BYTES + ANSWER_BYTES["blockchain.transaction.get"] + OTHER_ANSWER_BYTES
+    protocol.receive(b"x" * allowed)
+    with pytest.raises(ProtocolError, match=f"more than {allowed} bytes"):
+        protocol.receive(b"x")
+
+
+@pytest.mark.parametrize("is_abandoned", [False, True], ids=["waited for", "abandoned"])
+def test_room_for_an_answer_is_given_back(is_abandoned: bool) -> None:
+    """Once a question is answered, or its late answer came, a line may be as long as before it."""
+    protocol = asked(Call("blockchain.transaction.get", ("00",)))
+    if is_abandoned:
+        protocol.abandon([1])
+    protocol.receive(line_of(answer_of(1)))
+    protocol.receive(b"x" * STANDING_LINE_BYTES)
+    with pytest.raises(ProtocolError, match=f"more than {STANDING_LINE_BYTES} bytes"):
+        protocol.receive(b"x")
+
+
+def test_many_questions_do_not_allow_endless_lines() -> None:
+    """However much is asked, a line has an absolute limit."""
+    protocol = asked(*[Call("blockchain.transaction.get", ("00",))] * 100)
+    protocol.receive(b"x" * MAX_LINE_BYTES)
+    with pytest.raises(ProtocolError, match=f"more than {MAX_LINE_BYTES} bytes"):
+        protocol.receive(b"x")
+
+
+def test_bytes_of_notices_are_counted() -> None:
+    """Every line that holds a notice counts in full, padding and all; answers count for nothing."""
+    protocol = asked(PING, PING)
+    notice: dict[str, object] = {"jsonrpc": "2.0", "method": "server.hello", "params": []}
+    protocol.receive(line_of(answer_of(1)))
+    assert protocol.notified_bytes == 0
+    lines = [line_of(notice), b" " * 1000 + line_of(notice), line_of([answer_of(2), notice])]
+    protocol.receive(b"".join(lines))
+    assert protocol.notified_bytes == sum(len(line) - 1 for line in lines)
+
+
 # --- pairing -----------------------------------------------------------------------------------------------------
 
 
@@ -243,6 +299,14 @@ def test_nonsense_ends_the_link(line: bytes) -> None:
     """Whatever is no JSON-RPC message, however it is malformed, is a ``ProtocolError`` and nothing else."""
     with pytest.raises(ProtocolError):
         asked(PING).receive(line + b"\n")
+
+
+@pytest.mark.parametrize("line", NONSENSE)
+def test_what_broke_the_protocol_is_kept(line: bytes) -> None:
+    """The error carries the line as it was sent, or the beginning of a long one."""
+    with pytest.raises(ProtocolError) as caught:
+        asked(PING).receive(line + b"\n")
+    assert caught.value.raw == line[:KEPT_LINE_BYTES]
 
 
 def test_notification_without_parameters_is_one() -> None:

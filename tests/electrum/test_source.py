@@ -333,13 +333,23 @@ async def test_statistics_count_a_watch_that_one_server_has(
     memory.add(A)
     memory.add(B, Behaviour(max_subs_per_ip=0))
     async with reading(memory, (SHOP, chain.status(SHOP)), (OTHER, None)) as reader:
-        await trio.sleep(100)
+        await trio.sleep(20)
         assert reader.source.statistics() == WatchStatistics(total=2, subscribed=2, quarantined=0, oldest_gap_s=0.0)
         await memory.kill(A)
         await rest()
-        statistics = reader.source.statistics()
-        assert (statistics.total, statistics.subscribed) == (2, 0)
-        assert statistics.oldest_gap_s > 90.0
+        assert reader.source.statistics() == WatchStatistics(total=2, subscribed=0, quarantined=0, oldest_gap_s=20.0)
+
+
+async def test_server_that_refuses_every_subscription_is_left(memory: MemoryConnector, autojump_clock: Clock) -> None:
+    """A server whose limit of subscriptions is full is of no use: it makes place for another one."""
+    memory.add(A, Behaviour(max_subs_per_ip=0))
+    memory.add(B)
+    async with reading(memory, (OTHER, None), connections=1) as reader:
+        await connected(reader, A)
+        await connected(reader, B)
+        assert trio.current_time() < 300
+        states = {host_of(state.name): (state.verdict, state.reason) for state in reader.source.servers()}
+        assert states == {A: ("unavailable", "refuses all subscriptions"), B: ("connected", "")}
 
 
 async def test_statistics_count_a_script_that_every_server_refuses(

@@ -163,10 +163,10 @@ async def test_slow_server_may_still_be_first(
     source: ElectrumSource, memory: MemoryConnector, txid: Txid, autojump_clock: Clock
 ) -> None:
     """A server that answers after others were asked counts if its answer is the first; nobody else is asked then."""
-    delays_s = {A: 30.0, B: HEDGE_S + 1.0, C: 30.0}
+    delays_s = {A: 30.0, B: 1.5 * HEDGE_S, C: 30.0}
     for host, delay_s in delays_s.items():
         memory.servers[host].behaviour = Behaviour(delay_s=delay_s)
-    assert await timed(lambda: source.fetch_transaction(txid, prefer=NAMES[1])) == (B, HEDGE_S + 1.0)
+    assert await timed(lambda: source.fetch_transaction(txid, prefer=NAMES[1])) == (B, 1.5 * HEDGE_S)
     assert calls_of(memory, GET).total() == 2
 
 
@@ -174,8 +174,8 @@ async def test_quick_enough_server_is_not_hedged(
     source: ElectrumSource, memory: MemoryConnector, txid: Txid, autojump_clock: Clock
 ) -> None:
     """Within the time that a server may take nobody else is bothered."""
-    memory.servers[B].behaviour = Behaviour(delay_s=HEDGE_S - 0.1)
-    assert await timed(lambda: source.fetch_transaction(txid, prefer=NAMES[1])) == (B, HEDGE_S - 0.1)
+    memory.servers[B].behaviour = Behaviour(delay_s=0.9 * HEDGE_S)
+    assert await timed(lambda: source.fetch_transaction(txid, prefer=NAMES[1])) == (B, 0.9 * HEDGE_S)
     assert calls_of(memory, GET) == {B: 1}
 
 

@@ -134,9 +134,9 @@ def due_book(known: Known) -> SubscriptionBook:
     """Return the book of a server that has been behind for so long that it is asked again."""
     book = overtaken_book(known, now=10.0)
     assert book.next_deadline() == 10.0 + DISAGREEMENT_S
-    book.due(now=9.9 + DISAGREEMENT_S)
+    assert book.due(now=9.9 + DISAGREEMENT_S) == 0
     assert book.take_subscribes(100) is None
-    book.due(now=10.0 + DISAGREEMENT_S)
+    assert book.due(now=10.0 + DISAGREEMENT_S) == 1
     assert book.next_deadline() is None
     return book
 

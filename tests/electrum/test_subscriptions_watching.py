@@ -154,3 +154,91 @@ def test_sweep_leaves_no_gap() -> None:
     batch = taken(book)
     assert set(batch.scripthashes) == {A, B}
     assert (book.oldest_gap_since(), book.unsubscribed_count()) == (None, 0)
+
+
+# --- shares of a server ------------------------------------------------------------------------------------------
+
+MANY = [ScriptHash(bytes([number]) * 32) for number in range(10)]
+
+
+@pytest.mark.parametrize(("begin_at", "first"), [(0.0, 0), (0.5, 5), (0.99, 9)])
+def test_first_load_begins_where_it_is_told(begin_at: float, first: int) -> None:
+    """Servers begin their first load at different places, and each goes through all of it."""
+    book = SubscriptionBook(dict.fromkeys(MANY), now=0.0, begin_at=begin_at)
+    assert taken(book).scripthashes == MANY[first:] + MANY[:first]
+    assert book.take_subscribes(100) is None
+
+
+def test_first_load_is_of_what_is_assigned() -> None:
+    """What another server watches is no gap of this one, and is not swept by it."""
+    book = SubscriptionBook(dict.fromkeys(MANY), now=0.0, is_assigned=lambda scripthash: scripthash in MANY[:3])
+    assert (book.unsubscribed_count(), book.sweep()) == (3, MANY[:3])
+    assert taken(book).scripthashes == MANY[:3]
+
+
+def test_script_of_another_server_is_asked_as_a_check_alone() -> None:
+    """A script that is not assigned is subscribed only where it is merely to be asked; its status is judged as any."""
+    book = SubscriptionBook(dict.fromkeys(MANY), now=0.0, is_assigned=lambda scripthash: False)
+    book.watch([MANY[0]], since=1.0)
+    assert book.take_subscribes(100) is None
+    book.watch([MANY[1], MANY[2]], since=None)
+    batch = taken(book)
+    assert (batch.since, batch.scripthashes) == (None, [MANY[1], MANY[2]])
+    assert book.answered(batch, {MANY[1]: None, MANY[2]: S1}, now=2.0) == [Fetch(MANY[2], S1)]
+
+
+def test_released_scripts_leave_nothing_behind() -> None:
+    """What another server takes over is neither waited for nor a gap any more, wherever it was; the rest stays."""
+    known = dict.fromkeys(MANY)
+    book = SubscriptionBook(known, now=0.0)
+    first = taken(book, 4)
+    assert book.answered(first, dict.fromkeys(first.scripthashes), now=1.0) == []
+    fetch = announced(book, MANY[0], S1)
+    book.recheck(MANY[1], at=5.0)
+    book.release({*MANY[:2], *MANY[4:9]})
+    assert (book.unsubscribed_count(), book.oldest_gap_since()) == (1, 0.0)
+    assert taken(book).scripthashes == [MANY[9]]
+    assert book.next_deadline() is None
+    assert book.fetched(fetch, H1, now=2.0) is None
+
+
+def test_gap_of_released_scripts_ends() -> None:
+    """Where all that waited was released nothing waits any more."""
+    book = SubscriptionBook(dict.fromkeys(MANY), now=0.0)
+    book.release(set(MANY))
+    assert book.take_subscribes(100) is None
+    assert (book.unsubscribed_count(), book.oldest_gap_since()) == (0, None)
+
+
+def test_refused_script_that_was_released_is_not_queued_again() -> None:
+    """A subscribe that was refused after its script was given to another server is not tried again."""
+    assigned = set(MANY)
+    book = SubscriptionBook(dict.fromkeys(MANY), now=0.0, is_assigned=lambda scripthash: scripthash in assigned)
+    batch = taken(book)
+    assigned -= set(MANY[3:])
+    book.release(set(MANY[3:]))
+    book.answered(batch, {}, now=1.0)
+    assert taken(book).scripthashes == MANY[:3]
+    assert book.take_subscribes(100) is None
+    assert book.unsubscribed_count() == 3
+
+
+def test_fetch_is_of_use_until_it_is_answered_or_overtaken() -> None:
+    """A fetch that has not been sent yet is not sent where its doubt has ended."""
+    book, known = open_book({A: None})
+    fetch = announced(book, A, S1)
+    assert book.is_open(fetch)
+    known[A] = S1
+    book.left_behind(A, None, now=2.0)
+    assert not book.is_open(fetch)
+
+
+def test_told_history_is_known_by_its_status() -> None:
+    """What was given to the caller and not absorbed yet is told apart from what never was, or is done with."""
+    book, known = open_book({A: None})
+    assert not book.is_told(A, S1)
+    tell(book, A, S1, H1)
+    assert (book.is_told(A, S1), book.is_told(A, S2), book.is_told(B, S1)) == (True, False, False)
+    known[A] = S1
+    book.absorbed(A)
+    assert not book.is_told(A, S1)

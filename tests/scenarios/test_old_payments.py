@@ -19,6 +19,7 @@ from lightipn.chain.verifier import Confirmed, Unconfirmed
 from lightipn.dialects.ipn import wire
 from lightipn.dialects.ipn.policy import IpnPolicy
 from lightipn.electrum.address import ServerAddress
+from lightipn.electrum.connection import Connector
 from lightipn.electrum.pool import ServerPool
 from lightipn.electrum.source import ElectrumSource
 from lightipn.ledger.entries import LedgerEntry
@@ -29,13 +30,17 @@ from lightipn.store import ledger as ledger_store
 from lightipn.store import subscriptions as subscription_store
 from lightipn.store.database import Store, open_store
 from lightipn.tracker.chain_follower import ChainFollower, open_chain
+from lightipn.tracker.evidence import EvidenceFetcher
+from lightipn.tracker.spends import SpendWatcher
 from lightipn.tracker.spine import Tracker
+from lightipn.tracker.wiring import Wiring
 from tests.scenarios.story import SHOP_SCRIPT
 
 SHOP = scripthash_of(SHOP_SCRIPT)
 ADDRESS = parse_address(str(address_of(SHOP_SCRIPT, REGTEST)), REGTEST)
 POLICIES = {"ipn": IpnPolicy(max_retry_interval_s=3600.0)}
 HEADERS = "blockchain.block.headers"
+NOW = 1_300_000_000.0  # some days after the last block
 # In the first period, in the last block of it, in the second one, right above the last checkpoint, and near the tip.
 PAID_AT = (5, 2015, 2016, 4032, 4035)
 
@@ -105,22 +110,22 @@ async def working(file: Path, server: SimulatedServer, checkpoints: Checkpoints)
 
         await store.transact(prepare)
         pool = ServerPool(
-            [ServerAddress(server.host, server.port, uses_tls=False)], REGTEST, lowest_tip=checkpoints.last.height
+            [ServerAddress(server.host, server.port, uses_tls=False)],
+            REGTEST,
+            connector=Connector(),
+            connections=1,
+            ban_s=86400.0,
+            clock=lambda: NOW,
+            lowest_tip=checkpoints.last.height,
         )
-        source = ElectrumSource(pool, sweep_interval_s=600)
+        source = ElectrumSource(pool, redundancy=1, sweep_interval_s=600)
+        wiring = Wiring(source=source, store=store, policies=POLICIES, ring=ring_nobody, clock=lambda: NOW)
         lowest, raw_headers = await store.read(chain_store.load_headers)
-        follower = ChainFollower(
-            source=source,
-            store=store,
-            chain=open_chain(REGTEST, checkpoints, lowest, raw_headers),
-            checkpoints=checkpoints,
-            policies=POLICIES,
-            ring=ring_nobody,
-            clock=lambda: 0.0,
-        )
-        tracker = Tracker(
-            source=source, store=store, follower=follower, policies=POLICIES, ring=ring_nobody, clock=lambda: 0.0
-        )
+        chain = open_chain(REGTEST, checkpoints, lowest, raw_headers)
+        follower = ChainFollower(wiring, chain=chain, checkpoints=checkpoints)
+        fetcher = EvidenceFetcher(source, follower, min_seen_by=1)
+        spends = SpendWatcher(wiring, follower=follower, fetcher=fetcher, drop_after_s=600.0)
+        tracker = Tracker(wiring, follower=follower, fetcher=fetcher, spends=spends)
         record = await store.read(lambda db: ledger_store.load_script(db, SHOP))
         assert record is not None
         source.watch(SHOP, record.known_status)
@@ -173,7 +178,7 @@ async def test_server_with_another_past_proves_nothing(
     server: SimulatedServer = await nursery.start(serve_electrum, other)
     async with working(tmp_path / "old.db", server, checkpoints_of(paid_chain)) as worker:
         with trio.fail_after(10):
-            while not any(state.verdict == "misbehaved" for state in worker.source.servers()):
+            while not any(state.verdict == "banned" for state in worker.source.servers()):
                 await trio.testing.wait_all_tasks_blocked(0.01)
         payments = await worker.store.read(lambda db: ledger_store.load_payments(db, SHOP))
         record = await worker.store.read(lambda db: ledger_store.load_script(db, SHOP))

@@ -165,12 +165,10 @@ class FakeSource:
         return await self._to_ask(server, "", avoid)[0].headers(start, count)
 
     async def fetch_merkle_branch(
-        self, txid: Txid, height: int, *, prefer: str = "", avoid: AbstractSet[str] = frozenset()
+        self, txid: Txid, height: int, *, server: str = "", prefer: str = "", avoid: AbstractSet[str] = frozenset()
     ) -> MerkleBranch:
-        """Ask one server after the other."""
-        return await self._ask_in_turn(
-            lambda server: server.merkle_branch(txid, height), self._to_ask("", prefer, avoid)
-        )
+        """Ask the named server, or one after the other."""
+        return await self._ask_in_turn(lambda one: one.merkle_branch(txid, height), self._to_ask(server, prefer, avoid))
 
     async def fetch_transaction(
         self, txid: Txid, *, server: str = "", prefer: str = "", avoid: AbstractSet[str] = frozenset()

@@ -122,6 +122,23 @@ async def test_tip_that_was_not_reached_begins_nothing(open_spine: OpenSpine) ->
     assert await told_blocks(spine) == [("connected", 31)]
 
 
+async def test_server_that_is_behind_does_not_begin_the_feed(open_spine: OpenSpine) -> None:
+    """Where several servers are there, one may tell an old tip: the feed begins with the second to tell."""
+    chain = SimulatedChain()
+    chain.mine(5)
+    spine = await open_spine(chain, servers=3)
+    spine.stop_learning(TWO)
+    chain.mine(500)
+    await spine.follow(TWO)
+    assert not spine.follower.is_tip_proved
+    await spine.follow(ONE)
+    assert spine.follower.is_tip_proved
+    assert await spine.feed("") == ()
+    chain.mine()
+    await spine.follow(ONE)
+    assert await told_blocks(spine) == [("connected", 506)]
+
+
 async def test_block_brought_by_a_history_is_told(spine: Spine) -> None:
     """A block that a history made known before its announcement is told as any other, and once."""
     spine.chain.pay(SHOP_SCRIPT, 5_000)

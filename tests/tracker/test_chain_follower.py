@@ -157,6 +157,32 @@ async def test_headers_that_come_late_are_judged_by_the_chain_of_then(trio_spine
     assert spine.source.reports == []
 
 
+@pytest.mark.parametrize("held_page", [21, 26], ids=["first page", "second page"])
+async def test_late_headers_win_over_what_came_meanwhile(trio_spine: Spine, held_page: int) -> None:
+    """Where another branch came while a page was on its way, the page's own is joined to it lower down, and taken."""
+    spine = trio_spine
+    other = spine.chain.copy(seed=9)
+    other.reorg(3, blocks=12)
+    spine.source.named[ONE].chain = other
+    slow = spine.source.named[TWO]
+    slow.most_headers = 5
+
+    def headers_of(start: int, count: int) -> list[bytes]:
+        slow.headers_released = trio.Event() if start == held_page else None
+        return spine.chain.headers_from(start, count)
+
+    slow.headers_of = headers_of
+    spine.chain.mine(10)
+    await spine.follow(TWO)
+    await spine.follow(ONE)
+    assert spine.hashes() == hashes_of(other)
+    assert slow.headers_released is not None
+    slow.headers_released.set()
+    await spine.settle()
+    assert await spine.is_followed()
+    assert spine.source.reports == []
+
+
 # --- reorgs --------------------------------------------------------------------------------------------------------
 
 
@@ -213,7 +239,7 @@ async def test_branch_with_less_work_is_ignored(spine: Spine, blocks: int) -> No
 
 
 async def test_equal_work_is_decided_by_most_servers(trio_spine: Spine) -> None:
-    """Of two tips with equal work the one stays that was first, until more servers stand on the other one."""
+    """Of two tips with equal work the first stays until more servers stand on the other; it changes once a height."""
     spine = trio_spine
     side = spine.chain.copy(seed=9)
     spine.chain.mine()
@@ -228,7 +254,10 @@ async def test_equal_work_is_decided_by_most_servers(trio_spine: Spine) -> None:
     assert spine.hashes() == hashes_of(side)
     spine.learn(TWO)
     await spine.follow(TWO)
-    assert spine.hashes() == ours
+    assert spine.hashes() == hashes_of(side)  # who changes sides all the time does not have us do so
+    spine.chain.mine()
+    await spine.follow(TWO)
+    assert await spine.is_followed()
     assert spine.source.reports == []
 
 

@@ -7,7 +7,7 @@ from lightipn.bitcoin.network import REGTEST
 from lightipn.chain.checkpoint import Checkpoint, Checkpoints
 from lightipn.errors import HeaderError
 from lightipn.simulator.blocks import SimulatedChain
-from tests.tracker.rig import GENESIS, ONE, OpenSpine, Spine
+from tests.tracker.rig import GENESIS, ONE, TWO, OpenSpine, Spine
 
 
 async def test_header_above_the_tip_is_asked_for(spine: Spine) -> None:
@@ -57,6 +57,21 @@ async def test_old_header_is_proved_by_its_period(
     assert await again.follower.header_at(height, ONE) == wanted
     assert await again.follower.header_at(start + 100, ONE) == parse_header(long_chain.header_at(start + 100))
     assert again.server.pages == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trouble", ["false", "gone", "silent"])
+async def test_period_is_taken_from_whoever_has_it(
+    open_spine: OpenSpine, long_chain: SimulatedChain, autojump_clock: object, trouble: str
+) -> None:
+    """A period proves itself: where one server's is false or cannot be had, the next one's is taken."""
+    spine = await open_spine(long_chain, checkpoints_of(long_chain), servers=3)
+    server = spine.source.named[TWO]
+    if trouble == "false":
+        server.headers_of = lambda start, count: long_chain.headers_from(start + 1, count)
+    server.is_gone, server.is_silent = trouble == "gone", trouble == "silent"
+    assert await spine.follower.header_at(5, TWO) == parse_header(long_chain.header_at(5))
+    assert spine.source.verdicts == ([(TWO, "false-header")] if trouble == "false" else [])
 
 
 @pytest.mark.slow

@@ -95,6 +95,20 @@ async def test_servers_trouble_is_counted_for_each(trio_spine: Spine) -> None:
     assert spine.source.rechecks == [(TWO, SHOP, 0.5), (TWO, SHOP, 1.0), (TWO, SHOP, 2.0), (THREE, SHOP, 0.5)]
 
 
+async def test_servers_trouble_ends_with_its_link(trio_spine: Spine) -> None:
+    """A server that left and came back is asked again as soon as any other."""
+    spine = trio_spine
+    false = (HistoryEntry(Txid(bytes(32)), None),)
+    for _ in range(2):
+        for _ in range(2):
+            await spine.source.tell(SHOP, false, server=TWO)
+            await spine.settle()
+        spine.source.lose(TWO)
+        await spine.settle()
+        spine.source.regain(TWO)
+    assert [pause for _, _, pause in spine.source.rechecks] == [0.5, 1.0, 0.5, 1.0]
+
+
 # --- nothing is wiped --------------------------------------------------------------------------------------------
 
 

@@ -95,6 +95,26 @@ async def test_arming_delays_no_payment(live_spine: Spine, autojump_clock: objec
     assert WALLET in spine.source.known
 
 
+async def test_rival_from_before_the_arming_is_found(live_spine: Spine, autojump_clock: object) -> None:
+    """A script that is watched already is asked again when another payment is armed: its rival may be known there."""
+    spine = live_spine
+    spends = await fund(spine), await fund(spine)
+    await pay(spine, spends[0])
+    for server in spine.servers():
+        server.silent_about.add(spends[1].txid)
+    late = spine.chain.pay(SHOP_SCRIPT, 5_000, spend=[spends[1]])
+    await spine.source.tell(SHOP, server=ONE)
+    await trio.sleep(10.0)
+    rival = spine.chain.replace(late, script=THIEF_SCRIPT)
+    await spine.source.tell(WALLET)
+    await trio.sleep(10.0)
+    assert await spine.told_of(late) == ["payment.seen"]
+    for server in spine.servers():
+        server.silent_about.clear()
+    await trio.sleep(400.0)
+    assert (await spine.entries())[late].state == Replaced(rival)
+
+
 async def test_confirmed_payment_is_not_armed(live_spine: Spine) -> None:
     """A payment that a block proves when it is first seen needs no watching."""
     spine = live_spine
