@@ -78,7 +78,7 @@ async def open_service_tools(config: Config, *, creates: bool = False) -> AsyncI
     """
     if not creates and not config.database.exists():
         raise StoreError(f"there is no database {config.database}; is this the service's folder and configuration?")
-    async with open_store(config.database, config.network.name, threaded=False) as store:
+    async with open_store(config.database, config.network.name, threaded=False, upgrades=False) as store:
         yield Service(
             store=store,
             network=config.network,
@@ -241,6 +241,8 @@ async def _open_pool(config: Config, store: Store, checkpoints: Checkpoints) -> 
     if not addresses:
         log.warning("app.no_servers", network=config.network.name, hint="set [electrum] servers")
     await store.transact(server_store.take_trust_changes)  # what the operator forgave is in the rows already
+    names = {address.name for address in addresses}
+    await store.transact(lambda db: server_store.retire_servers(db, names))
     known = {state.name: state for state in await store.read(server_store.load_servers)}
     return ServerPool(
         addresses,

@@ -18,7 +18,7 @@ def status(config: ConfigOption = None, json: JsonOption = False) -> None:
     summary = ask_service(config, lambda service: service.summary())
     is_running = is_service_running(loaded.database)
     has_regular_blocks = loaded.network.name != "regtest"
-    alarms = alarms_of(summary, now=int(time.time()), has_regular_blocks=has_regular_blocks)
+    alarms = alarms_of(summary, now=int(time.time()), is_running=is_running, has_regular_blocks=has_regular_blocks)
     if json:
         facts = {"running": is_running, "network": loaded.network.name, "alarms": alarms}
         print_json(facts | _summary_json(summary))
@@ -82,7 +82,7 @@ def _print_summary(summary: Summary, *, is_running: bool, network: str) -> None:
         [
             (
                 server.name,
-                server.verdict,
+                server.verdict if is_running else f"was {server.verdict}",
                 server.reason,
                 server.software,
                 server.protocol,
@@ -90,6 +90,7 @@ def _print_summary(summary: Summary, *, is_running: bool, network: str) -> None:
                 "" if server.latency_ms is None else f"{server.latency_ms:.0f} ms",
             )
             for server in summary.servers
+            if server.verdict != "not-configured"
         ],
         empty="No server was tried yet.",
     )

@@ -130,8 +130,13 @@ class Connector:
         """Return a stream to the server, and the address that it has; None behind a proxy, where nobody knows."""
         if self._proxy is None and address.is_onion:
             raise SourceUnavailableError("an onion server needs [electrum] proxy", source=address.name)
-        target = (self._proxy.host, self._proxy.port) if self._proxy else (address.host, address.port)
-        stream = await trio.open_tcp_stream(*target)
+        if self._proxy is None:
+            stream = await trio.open_tcp_stream(address.host, address.port)
+        else:
+            try:
+                stream = await trio.open_tcp_stream(self._proxy.host, self._proxy.port)
+            except OSError as error:
+                raise ProxyError("proxy-unreachable") from error
         try:
             if self._proxy is None:
                 return stream, ipaddress.ip_address(stream.socket.getpeername()[0].partition("%")[0])

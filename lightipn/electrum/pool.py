@@ -41,6 +41,9 @@ RACERS = 8
 RACE_TIMEOUT_S = 20.0
 # A session that lived this long was a success: the next pause starts small again.
 STABLE_SESSION_S = 60.0
+LONELY_PAUSE_S = 10.0
+# After all were gone, the first one back waits so long for the others before its word alone is enough.
+REUNION_S = 20.0
 EVIDENCE_BYTES = 4096
 
 log = structlog.get_logger("electrum")
@@ -110,6 +113,7 @@ class ServerPool:
         self._failures_in_a_row = 0
         self._evidence: list[Misbehaviour] = []
         self._has_begun = False
+        self._reunited_at = -math.inf
         self.changed = trio.Event()
 
     # --- what others see ---
@@ -134,14 +138,18 @@ class ServerPool:
         """Return how many servers are connected, or may be within moments."""
         if not self._has_begun:
             return self._connections
-        hopeful = sum(candidate.session is not None or self._is_hopeful(candidate) for candidate in self._candidates)
+        is_reunion = trio.current_time() - self._reunited_at < REUNION_S
+        hopeful = sum(
+            candidate.session is not None or self._is_hopeful(candidate, even_if_late=is_reunion)
+            for candidate in self._candidates
+        )
         return min(self._connections, hopeful)
 
-    def _is_hopeful(self, candidate: _Candidate) -> bool:
+    def _is_hopeful(self, candidate: _Candidate, *, even_if_late: bool) -> bool:
         """Tell whether a server failed at most once, so that its next try may well succeed."""
         was_tried = candidate.is_taken or candidate.state.reason != "not-tried"
         is_excluded = self._is_banned(candidate) or candidate.state.verdict in ("distrusted", "behind")
-        return was_tried and candidate.failures <= 1 and not is_excluded
+        return was_tried and (candidate.failures <= 1 or even_if_late) and not is_excluded
 
     def _is_banned(self, candidate: _Candidate) -> bool:
         # With one server there is nobody else; all that can be proved is proved anyway.
@@ -261,6 +269,8 @@ class ServerPool:
                 self._check_independence(session)
                 if self._is_banned(candidate):
                     raise SourceMisbehavedError(candidate.state.reason)  # caught while it was being connected to
+                if not any(other.session is not None for other in self._candidates):
+                    self._reunited_at = trio.current_time()
                 candidate.session = session
                 candidate.state = replace(
                     candidate.state,
@@ -308,12 +318,16 @@ class ServerPool:
                 verdict = "banned" if candidate.state.banned_until > self._clock() else "misbehaved"
                 if verdict == "misbehaved":
                     verdict = self._judge(candidate, error)
-                pause_s = LONGEST_PAUSE_S if is_only else MISBEHAVED_PAUSE_S
+                if verdict == "misbehaved":  # a ban has a length of its own
+                    pause_s = MISBEHAVED_PAUSE_S
+                pause_s = min(pause_s, LONGEST_PAUSE_S) if is_only else pause_s
             case SourceRefusedError():
                 verdict = "refused"
             case _BehindError():
                 verdict = "behind"
                 pause_s = LONGEST_PAUSE_S if is_only else BEHIND_PAUSE_S
+        if not any(other.session is not None for other in self._candidates if other is not candidate):
+            pause_s = min(pause_s, LONELY_PAUSE_S)  # nothing is seen meanwhile
         pause_s *= 0.75 + self._chance.random() / 2
         candidate.next_try_at = trio.current_time() + pause_s
         self._set(candidate, verdict, str(error))
@@ -362,7 +376,12 @@ class ServerPool:
             "electrum.server_distrusted",
             server=candidate.address.name,
             reason=reason,
-            hint=f"somebody may be in between; if it was renewed: lightipn server trust {candidate.address.host}",
+            hint="somebody may be in between; if it was renewed: "
+            + (
+                "change #fingerprint in the configuration"
+                if candidate.address.fingerprint
+                else f"lightipn server trust {candidate.address.name.rpartition(':')[0]}"
+            ),
         )
 
     # --- the first start ---
@@ -393,6 +412,6 @@ def _candidate_of(address: ServerAddress, known: ServerState | None) -> _Candida
         state = replace(
             state, fingerprint=known.fingerprint, is_ca_signed=known.is_ca_signed, banned_until=known.banned_until
         )
-        if known.verdict == "distrusted":
+        if known.verdict == "distrusted" and address.fingerprint is None:
             state = replace(state, verdict="distrusted", reason=known.reason)
     return _Candidate(address, state)

@@ -34,7 +34,10 @@ class Feed:
         """
         _check("after", after, lowest=0, highest=MOST_AFTER)
         _check("limit", limit, lowest=1, highest=MOST_AT_ONCE)
-        return await self._store.read(lambda db: load_events(db, after=after, limit=limit, owner=owner))
+        page = await self._store.read(lambda db: load_events(db, after=after, limit=limit, owner=owner))
+        if after > page.latest:
+            raise RequestError(f"after is {after}, and the newest event is {page.latest}", code="bad-after")
+        return page
 
     async def wait_written(self, version: int | None) -> int:
         """Wait until somebody wrote to the database since ``version``; look for new events afterwards.

@@ -32,20 +32,25 @@ class Summary:
     is_key_there: bool
 
 
-def alarms_of(summary: Summary, *, now: int, has_regular_blocks: bool) -> list[str]:
+def alarms_of(summary: Summary, *, now: int, is_running: bool, has_regular_blocks: bool) -> list[str]:
     """Say what an operator must look at, the worst first; empty if nothing.
 
     Args:
+        is_running: the service runs, so that what is said of its servers is so now.
         now: unix seconds.
         has_regular_blocks: False on a network where blocks come when somebody makes them.
     """
     alarms = []
+    if not is_running:
+        alarms.append("the service does not run: lightipn serve")
+    elif not any(server.verdict == "connected" for server in summary.servers):
+        alarms.append("no server is connected: payments are not seen")
     for server in summary.servers:
-        host = server.name.rpartition(":")[0].rpartition(":")[0]
+        address = server.name.rpartition(":")[0]
         if server.verdict == "distrusted":
             alarms.append(
-                f"{server.name} is not used: {server.reason}. Somebody may be in between; if the certificate was"
-                f" renewed: lightipn server trust {host}"
+                f"{server.name} is not used: {server.reason}. Somebody may be in between. If the certificate was"
+                f" renewed: lightipn server trust {address} (and change #fingerprint, if the configuration has one)"
             )
         elif server.banned_until > now:
             alarms.append(

@@ -239,7 +239,7 @@ def _translated(error: Exception) -> Exception:
             return StoreError(f"the database refused a change ({error})")
 
 
-def _prepare(db: Database, network_name: str) -> None:
+def _prepare(db: Database, network_name: str, *, upgrades: bool) -> None:
     """Bring the schema up to date, and bind the file to its network."""
     db.conn.execute("BEGIN IMMEDIATE")  # several programs may start on a fresh file at the same time
     try:
@@ -249,6 +249,9 @@ def _prepare(db: Database, network_name: str) -> None:
         applied = {migration.name for migration in migrations.applied(db)}
         if applied - MIGRATION_NAMES:
             raise StoreError("the database was written by a newer version of LightIPN; upgrade the program")
+        if applied and not upgrades and migrations.pending(db):
+            # A service of the older version may be running, and could not write to the new schema.
+            raise StoreError("the database is of an older version; start the service once, which brings it up to date")
         if migrations.pending(db):
             migrations.apply(db)
         _bind_to_network(db, network_name)
@@ -268,12 +271,15 @@ def _bind_to_network(db: Database, network_name: str) -> None:
 
 
 @asynccontextmanager
-async def open_store(path: Path, network_name: str, *, threaded: bool = True) -> AsyncIterator[Store]:
+async def open_store(
+    path: Path, network_name: str, *, threaded: bool = True, upgrades: bool = True
+) -> AsyncIterator[Store]:
     """Open the database, create it if it is not there, and close it in the end.
 
     Args:
         network_name: recorded at the first opening; another one is refused ever after.
         threaded: False runs transactions in the calling thread.
+        upgrades: bring an older database up to date; else it is refused.
 
     Raises:
         StoreMismatchError: the file belongs to another network.
@@ -282,7 +288,7 @@ async def open_store(path: Path, network_name: str, *, threaded: bool = True) ->
     try:
         writer = _connect(path)
         try:
-            _prepare(writer, network_name)
+            _prepare(writer, network_name, upgrades=upgrades)
             reader = _connect(path, read_only=True)
         except BaseException:
             writer.conn.close()

@@ -1,6 +1,7 @@
 """What the service last knew of its servers, for ``status`` and for the next start."""
 
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 
 from sqlite_utils import Database
 
@@ -64,22 +65,34 @@ def load_remembered(db: Database) -> list[str]:
     return [row[0] for row in rows]
 
 
+def retire_servers(db: Database, names: AbstractSet[str]) -> None:
+    """Mark every other server as not configured any more; what is known of it stays, in case it comes back."""
+    for (name,) in db.execute(
+        "SELECT name FROM server WHERE verdict NOT IN ('distrusted', 'not-configured')"
+    ).fetchall():
+        if name not in names:
+            db.execute("UPDATE server SET verdict = 'not-configured', reason = '' WHERE name = ?", [name])
+
+
 def forget_connections(db: Database) -> None:
     """Mark every server as not connected: the service starts, or ends."""
-    db.execute("UPDATE server SET verdict = 'unavailable', reason = 'service-stopped' WHERE verdict = 'connected'")
+    db.execute(
+        "UPDATE server SET verdict = 'unavailable', reason = 'service-stopped'"
+        " WHERE verdict IN ('connected', 'connecting')"
+    )
 
 
 def trust_server(db: Database, name: str) -> list[str]:
     """Forget what is held against a server: its pinned certificate, and a ban; the running service learns of it.
 
     Args:
-        name: ``host``, ``host:port``, or the full name.
+        name: ``host``, ``host:port``, the full name, or an address as in the configuration.
 
     Returns:
         The names of the servers that this means; empty if none is known by it.
     """
     rows = db.execute("SELECT name FROM server ORDER BY name").fetchall()
-    wanted = name.strip().lower()
+    wanted = name.strip().lower().partition("#")[0].removeprefix("ssl://").removeprefix("tcp://").rstrip("/")
     names = [row[0] for row in rows if wanted in _spellings_of(row[0])]
     for found in names:
         db.execute(

@@ -126,7 +126,7 @@ class ChainFollower:
             is_ours = self.chain.hash_at(tip.height) == parse_header(tip.raw_header).block_hash
             if lag > STRAGGLER_BLOCKS or (lag > 0 and not is_ours):
                 self._straggling_since.setdefault(server, trio.current_time())
-            else:
+            elif lag >= 0:
                 self._straggling_since.pop(server, None)
         self._straggler_bell.set()
 
@@ -161,6 +161,8 @@ class ChainFollower:
             return
         except SourceError as error:
             log.info("tracker.headers_unavailable", server=update.server, reason=str(error))
+            self._straggling_since.setdefault(update.server, trio.current_time())  # it does not show what it claims
+            self._straggler_bell.set()
             return
         self._heard_tips.add(update.server)
         if self.is_tip_proved and not self._has_begun:

@@ -78,7 +78,20 @@ class Worker:
 
     store: Store
     source: ElectrumSource
+    follower: ChainFollower
     tracker: Tracker
+
+    async def wait_tip(self, height: int) -> None:
+        """Wait until our chain stands at a height: what is above the last checkpoint needs no header any more then."""
+        with trio.fail_after(10):
+            while self.follower.chain.tip_height < height:
+                await trio.testing.wait_all_tasks_blocked(0.01)
+
+    async def watch(self) -> None:
+        """Have the shop watched."""
+        record = await self.store.read(lambda db: ledger_store.load_script(db, SHOP))
+        assert record is not None
+        self.source.watch(SHOP, record.known_status)
 
     async def wait_entries(self, condition: Callable[[dict[Txid, LedgerEntry]], bool]) -> dict[Txid, LedgerEntry]:
         """Wait until the shop's ledger entries meet a condition, and return them."""
@@ -93,7 +106,7 @@ class Worker:
 
 @asynccontextmanager
 async def working(file: Path, server: SimulatedServer, checkpoints: Checkpoints) -> AsyncIterator[Worker]:
-    """Run a spine that stands on the last checkpoint, with the shop subscribed."""
+    """Run a spine that stands on the last checkpoint, with the shop subscribed, and not watched yet."""
     async with open_store(file, "regtest") as store, trio.open_nursery() as nursery:
 
         def prepare(db: ledger_store.Database) -> None:
@@ -126,12 +139,9 @@ async def working(file: Path, server: SimulatedServer, checkpoints: Checkpoints)
         fetcher = EvidenceFetcher(source, follower, min_seen_by=1)
         spends = SpendWatcher(wiring, follower=follower, fetcher=fetcher, drop_after_s=600.0)
         tracker = Tracker(wiring, follower=follower, fetcher=fetcher, spends=spends)
-        record = await store.read(lambda db: ledger_store.load_script(db, SHOP))
-        assert record is not None
-        source.watch(SHOP, record.known_status)
         nursery.start_soon(source.run)
         nursery.start_soon(tracker.run)
-        yield Worker(store, source, tracker)
+        yield Worker(store, source, follower, tracker)
         nursery.cancel_scope.cancel()
 
 
@@ -144,6 +154,8 @@ async def test_old_payments_are_proved(paid_chain: SimulatedChain, nursery: trio
     """Payments below the last checkpoint are proved like any other, and each period is fetched once."""
     server: SimulatedServer = await nursery.start(serve_electrum, paid_chain)
     async with working(tmp_path / "old.db", server, checkpoints_of(paid_chain)) as worker:
+        await worker.wait_tip(paid_chain.tip_height)
+        await worker.watch()
         entries = await worker.wait_entries(is_all_confirmed)
     places = {entry.state.height: entry for entry in entries.values() if isinstance(entry.state, Confirmed)}
     assert sorted(places) == list(PAID_AT)
@@ -159,6 +171,8 @@ async def test_period_is_proved_once_for_all(paid_chain: SimulatedChain, nursery
     server: SimulatedServer = await nursery.start(serve_electrum, paid_chain)
     for _ in range(2):
         async with working(tmp_path / "old.db", server, checkpoints_of(paid_chain)) as worker:
+            await worker.wait_tip(paid_chain.tip_height)
+            await worker.watch()
             await worker.wait_entries(is_all_confirmed)
             await worker.store.transact(
                 lambda db: subscription_store.remove_subscriptions(db, SHOP, url=None)  # and with it all payments
@@ -177,6 +191,7 @@ async def test_server_with_another_past_proves_nothing(
     other.mine(2 * RETARGET_BLOCKS)
     server: SimulatedServer = await nursery.start(serve_electrum, other)
     async with working(tmp_path / "old.db", server, checkpoints_of(paid_chain)) as worker:
+        await worker.watch()
         with trio.fail_after(10):
             while not any(state.verdict == "banned" for state in worker.source.servers()):
                 await trio.testing.wait_all_tasks_blocked(0.01)

@@ -24,6 +24,7 @@ class FakeServer:
         chain: what it knows; assign another to change its mind.
         most_headers: so many headers it gives at a time.
         withheld: transactions that it refuses to give, and to prove.
+        unlisted: transactions that it leaves out of its histories.
         silent_about: transactions about which it answers nothing; ``is_silent`` for all questions.
         held: transactions that it gives once the event is set; ``headers_released`` is the same for headers.
         is_gone: every question ends in a broken link.
@@ -35,6 +36,7 @@ class FakeServer:
     calls: Counter[str] = field(default_factory=Counter)
     pages: list[tuple[int, int]] = field(default_factory=list)
     withheld: set[Txid] = field(default_factory=set)
+    unlisted: set[Txid] = field(default_factory=set)
     silent_about: set[Txid] = field(default_factory=set)
     held: dict[Txid, trio.Event] = field(default_factory=dict)
     headers_released: trio.Event | None = None
@@ -49,7 +51,14 @@ class FakeServer:
 
     def history(self, scripthash: ScriptHash) -> History:
         """Return what it claims for a script."""
-        return (self.history_of or self.chain.history)(scripthash)
+        claimed = (self.history_of or self.chain.history)(scripthash)
+        return tuple(claim for claim in claimed if claim.txid not in self.unlisted)
+
+    async def list_history(self, scripthash: ScriptHash) -> History:
+        """Answer with what it claims now."""
+        self.calls["history"] += 1
+        await self._be_asked()
+        return self.history(scripthash)
 
     async def headers(self, start: int, count: int) -> list[bytes]:
         """Answer from the chain, at most ``most_headers`` at a time."""

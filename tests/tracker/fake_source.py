@@ -176,6 +176,10 @@ class FakeSource:
         """Ask the named server, or one after the other."""
         return await self._ask_in_turn(lambda one: one.transaction(txid), self._to_ask(server, prefer, avoid))
 
+    async def fetch_history(self, scripthash: ScriptHash, *, server: str) -> History:
+        """Ask the named server."""
+        return await self._to_ask(server, "", frozenset())[0].list_history(scripthash)
+
     def _to_ask(self, server: str, prefer: str, avoid: AbstractSet[str]) -> list[FakeServer]:
         names = [name for name in self._connected if name not in avoid and server in ("", name)]
         if not names:

@@ -8,7 +8,7 @@ import structlog.testing
 from lightipn.bitcoin.hashes import Txid
 from lightipn.chain.history import HistoryEntry, status_of
 from lightipn.chain.verifier import Unconfirmed
-from lightipn.tracker.spine import PATIENT_RECHECKS
+from lightipn.tracker.spine import PATIENT_OMISSIONS
 from tests.tracker.rig import NAMES, ONE, SHOP, SHOP_SCRIPT, THREE, TWO, Spine
 
 
@@ -121,7 +121,7 @@ async def test_shorter_history_removes_nothing(trio_spine: Spine, kept: Sequence
     await spine.absorb(server=ONE)
     before, feed = await spine.entries(), await spine.feed()
     history = tuple(spine.chain.history(SHOP)[place] for place in kept)
-    for _ in range(PATIENT_RECHECKS + 2):
+    for _ in range(PATIENT_OMISSIONS + 2):
         await spine.source.tell(SHOP, history)
         await spine.settle()
     assert (await spine.entries(), await spine.feed()) == (before, feed)
@@ -152,7 +152,7 @@ async def test_omission_is_judged_after_patience(trio_spine: Spine) -> None:
     spine.chain.mine()
     await spine.follow()
     await spine.absorb(server=ONE)
-    for tries in range(1, PATIENT_RECHECKS):
+    for tries in range(1, PATIENT_OMISSIONS):
         await tell_without(spine, TWO, hidden)
         assert spine.source.rechecks[-1] == (TWO, SHOP, 2.0**tries)
         assert spine.source.reports == []
@@ -171,7 +171,7 @@ async def test_server_that_catches_up_is_forgiven(trio_spine: Spine) -> None:
     await spine.follow()
     await spine.absorb(server=ONE)
     for _ in range(3):
-        for _ in range(PATIENT_RECHECKS - 1):
+        for _ in range(PATIENT_OMISSIONS - 1):
             await tell_without(spine, TWO, hidden)
         await spine.absorb(server=TWO)
     assert spine.source.reports == []
@@ -185,7 +185,7 @@ async def test_server_without_the_block_is_not_judged(trio_spine: Spine) -> None
     spine.stop_learning(TWO)
     hidden = await spine.pay_and_mine()
     await spine.absorb(server=ONE)
-    for _ in range(PATIENT_RECHECKS + 5):
+    for _ in range(PATIENT_OMISSIONS + 5):
         await spine.absorb(server=TWO)
     assert spine.source.reports == []
     spine.learn(TWO)  # it has the block now, and still leaves the payment out
@@ -204,7 +204,7 @@ async def test_server_on_another_branch_is_not_judged(trio_spine: Spine) -> None
     spine.source.named[TWO].chain = other
     await spine.pay_and_mine()
     await spine.absorb(server=ONE)
-    for _ in range(PATIENT_RECHECKS + 5):
+    for _ in range(PATIENT_OMISSIONS + 5):
         await spine.absorb(server=TWO)
     assert spine.source.reports == []
 
@@ -216,7 +216,7 @@ async def test_server_that_shows_no_header_is_not_judged(trio_spine: Spine, trou
     hidden = await spine.pay_and_mine()
     spine.chain.pay(SHOP_SCRIPT, 600)
     await spine.absorb()
-    for _ in range(PATIENT_RECHECKS - 1):
+    for _ in range(PATIENT_OMISSIONS - 1):
         await tell_without(spine, TWO, hidden)
     server = spine.source.named[TWO]
     server.is_silent, server.is_gone = trouble == "silent", trouble == "gone"
@@ -230,13 +230,13 @@ async def test_empty_history_is_never_judged(trio_spine: Spine) -> None:
     await spine.pay_and_mine()
     await spine.absorb()
     with structlog.testing.capture_logs() as logs:
-        for _ in range(PATIENT_RECHECKS + 5):
+        for _ in range(PATIENT_OMISSIONS + 5):
             await spine.source.tell(SHOP, (), server=TWO)
             await spine.settle()
     assert spine.source.reports == []
     alarms = [log["server"] for log in logs if log["event"] == "tracker.history_truncated"]
     assert alarms == [TWO] * 6
-    assert len(spine.source.rechecks) == PATIENT_RECHECKS + 5
+    assert len(spine.source.rechecks) == PATIENT_OMISSIONS + 5
 
 
 async def test_unlisted_claim_is_no_omission(trio_spine: Spine) -> None:
@@ -244,7 +244,7 @@ async def test_unlisted_claim_is_no_omission(trio_spine: Spine) -> None:
     spine = trio_spine
     txid = spine.chain.pay(SHOP_SCRIPT, 600)
     await spine.absorb()
-    for _ in range(PATIENT_RECHECKS + 5):
+    for _ in range(PATIENT_OMISSIONS + 5):
         await spine.source.tell(SHOP, (), server=TWO)
         await spine.settle()
     assert (spine.source.reports, spine.source.rechecks) == ([], [])

@@ -11,8 +11,7 @@ from lightipn.chain.verifier import Unconfirmed
 from lightipn.errors import SourceRefusedError
 from lightipn.simulator.blocks import SimulatedChain
 from lightipn.store import ledger as ledger_store
-from lightipn.tracker.evidence import EVIDENCE_PAGE
-from lightipn.tracker.spine import LONGEST_RECHECK_S
+from lightipn.tracker.spine import LONGEST_RECHECK_S, PART
 from tests.builders import txid_of
 from tests.tracker.rig import NOW, ONE, OTHER, OTHER_SCRIPT, SHOP, SHOP_SCRIPT, OpenSpine, Spine, address_on_regtest
 
@@ -226,7 +225,7 @@ async def test_subscribed_script_may_have_a_long_history(open_spine: OpenSpine) 
     await spine.absorb()
     assert len(await spine.entries()) == 1100
     assert await spine.totals() == (sum(1_000 + number for number in range(1100)), 0)
-    assert spine.server.most_at_once <= 2 * EVIDENCE_PAGE
+    assert spine.server.most_at_once <= 2 * PART
     assert (spine.source.calls["transaction"], spine.source.calls["merkle"]) == (1100, 1100)
 
 
