@@ -53,7 +53,7 @@ def settle(path: Path, address: Address, *entries: LedgerEntry) -> None:
     def work(db: Database) -> None:
         ledger.add_script(db, address)
         ledger.save_entries(db, address.scripthash, entries)
-        ledger.save_status(db, address.scripthash, Status(b"\x01" * 32), is_complete=True, now=1)
+        ledger.save_status(db, address.scripthash, Status(b"\x01" * 32), now=1)
 
     write(path, work)
 
@@ -67,7 +67,7 @@ def service(database: Path) -> Iterator[list[str]]:
     def take(db: Database) -> None:
         for scripthash, _, _ in ledger.take_watch_changes(db, limit=10):
             ledger.save_entries(db, scripthash, [entry_of(1, received_sat=12)])
-            ledger.save_status(db, scripthash, Status(b"\x02" * 32), is_complete=True, now=2)
+            ledger.save_status(db, scripthash, Status(b"\x02" * 32), now=2)
             record = ledger.load_script(db, scripthash)
             worked.append(record.address if record else "")
 

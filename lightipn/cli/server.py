@@ -12,6 +12,7 @@ from lightipn.chain.source import ServerState
 from lightipn.chain.verifier import accept_branch
 from lightipn.cli.output import print_json, print_line, print_table, time_text
 from lightipn.cli.run import MAX_NUMBER, ConfigOption, JsonOption, ask_service, configured, reported_errors
+from lightipn.electrum.connection import Identity
 from lightipn.electrum.probe import Probe, probe_servers
 from lightipn.errors import SourceMisbehavedError
 from lightipn.parts import checkpoints_of, connector_of, servers_of
@@ -24,14 +25,19 @@ SHOWN_RAW_BYTES = 20
 def check(config: ConfigOption = None, json: JsonOption = False) -> None:
     """Connect to every configured server (or every built-in one) and say what it is and whether it serves.
 
-    A server is good when it is on the network, has caught up, and proves a transaction of its tip with a merkle branch.
+    A server is good when it is on the network, has caught up, proves a transaction of its tip with a merkle branch, and
+    shows the certificate that the service knows. The exit code is 1 if none is good.
     """
     with reported_errors():
         loaded = configured(config)
+        known: dict[str, Identity] = {}
+        if loaded.database.exists():
+            servers = ask_service(config, lambda service: service.summary()).servers
+            known = {server.name: Identity(server.fingerprint, server.is_ca_signed) for server in servers}
         addresses, _ = servers_of(loaded)
         lowest_tip = checkpoints_of(loaded.network).last.height
         probes = trio.run(
-            partial(probe_servers, addresses, loaded.network, connector_of(loaded), lowest_tip=lowest_tip)
+            partial(probe_servers, addresses, loaded.network, connector_of(loaded), lowest_tip=lowest_tip, known=known)
         )
         states = [_judged(probe) for probe in probes]
     rows = [

@@ -1,6 +1,6 @@
 """Look at servers once, without using them: what each is, and a proof it should be able to give."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -13,7 +13,7 @@ from lightipn.electrum.address import ServerAddress
 from lightipn.electrum.connection import Connector, Identity
 from lightipn.electrum.protocol import Call
 from lightipn.electrum.session import open_session
-from lightipn.errors import ProtocolError, SourceError, SourceMisbehavedError
+from lightipn.errors import ProtocolError, SourceDistrustedError, SourceError, SourceMisbehavedError
 
 PROBES_AT_ONCE = 16
 PROBE_TIMEOUT_S = 30.0
@@ -35,15 +35,26 @@ class Probe:
 
 
 async def probe_servers(
-    addresses: Sequence[ServerAddress], network: Network, connector: Connector, *, lowest_tip: int
+    addresses: Sequence[ServerAddress],
+    network: Network,
+    connector: Connector,
+    *,
+    lowest_tip: int,
+    known: Mapping[str, Identity],
 ) -> list[Probe]:
-    """Probe servers side by side, as if none were known, and return the results in their order."""
+    """Probe servers side by side and return the results in their order.
+
+    Args:
+        known: who servers were before, by their names.
+    """
     results: dict[str, Probe] = {}
     slots = trio.CapacityLimiter(PROBES_AT_ONCE)
 
     async def probe(address: ServerAddress) -> None:
         async with slots:
-            results[address.name] = await _probe(address, network, connector, lowest_tip=lowest_tip)
+            results[address.name] = await _probe(
+                address, network, connector, known.get(address.name, Identity()), lowest_tip=lowest_tip
+            )
 
     async with trio.open_nursery() as nursery:
         for address in addresses:
@@ -51,12 +62,14 @@ async def probe_servers(
     return [results[address.name] for address in addresses]
 
 
-async def _probe(address: ServerAddress, network: Network, connector: Connector, *, lowest_tip: int) -> Probe:
+async def _probe(
+    address: ServerAddress, network: Network, connector: Connector, known: Identity, *, lowest_tip: int
+) -> Probe:
     failed = "timed-out"
     verdict = "unavailable"
     with trio.move_on_after(PROBE_TIMEOUT_S):
         try:
-            async with open_session(address, network, connector, Identity(), lowest_tip=lowest_tip) as session:
+            async with open_session(address, network, connector, known, lowest_tip=lowest_tip) as session:
                 started = trio.current_time()
                 await session.call(Call("server.ping"))
                 latency_ms = (trio.current_time() - started) * 1000
@@ -75,7 +88,11 @@ async def _probe(address: ServerAddress, network: Network, connector: Connector,
                 )
         except SourceError as error:
             failed = str(error)
-            verdict = "misbehaved" if isinstance(error, SourceMisbehavedError) else "unavailable"
+            match error:
+                case SourceDistrustedError():
+                    verdict = "distrusted"
+                case SourceMisbehavedError():
+                    verdict = "misbehaved"
     return Probe(state=ServerState(name=address.name, verdict=verdict, reason=failed), tip_raw=b"", coinbase=None)
 
 

@@ -67,9 +67,7 @@ def load_remembered(db: Database) -> list[str]:
 
 def retire_servers(db: Database, names: AbstractSet[str]) -> None:
     """Mark every other server as not configured any more; what is known of it stays, in case it comes back."""
-    for (name,) in db.execute(
-        "SELECT name FROM server WHERE verdict NOT IN ('distrusted', 'not-configured')"
-    ).fetchall():
+    for (name,) in db.execute("SELECT name FROM server").fetchall():
         if name not in names:
             db.execute("UPDATE server SET verdict = 'not-configured', reason = '' WHERE name = ?", [name])
 

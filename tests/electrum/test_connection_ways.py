@@ -326,7 +326,7 @@ async def test_proxy_that_is_gone_is_named(server: SimulatedServer) -> None:
     async with open_socks_server() as socks:
         pass
     gone = Connector(proxy=socks.address, allow_plaintext=True)
-    with pytest.raises(SourceUnavailableError, match=r"^connection-refused$"):
+    with pytest.raises(SourceUnavailableError, match=r"^proxy-unreachable$"):
         await gone.connect(where(server), Identity())
     assert server.accepted == 0
 

@@ -8,7 +8,14 @@ import trio
 import trio.testing
 
 from lightipn.chain.source import ServerState
-from lightipn.electrum.pool import FIRST_PAUSE_S, LONGEST_COMMON_PAUSE_S, LONGEST_PAUSE_S, STABLE_SESSION_S
+from lightipn.electrum.pool import (
+    FIRST_PAUSE_S,
+    LONELY_PAUSE_S,
+    LONGEST_COMMON_PAUSE_S,
+    LONGEST_PAUSE_S,
+    REUNION_S,
+    STABLE_SESSION_S,
+)
 from lightipn.errors import ProtocolError
 from lightipn.simulator.behaviour import Behaviour
 from tests.electrum.memory import MemoryConnector
@@ -139,13 +146,22 @@ async def test_cancelled_pool_leaves_no_session(memory: MemoryConnector, autojum
 # --- pauses ------------------------------------------------------------------------------------------------------
 
 
-async def test_pauses_grow(memory: MemoryConnector, nursery: trio.Nursery, autojump_clock: Clock) -> None:
-    """A dead server is tried again after half a second, then after twice as long each time, up to a minute."""
+@pytest.mark.parametrize("is_alone", [True, False], ids=["alone", "with another"])
+async def test_pauses_grow(
+    memory: MemoryConnector, nursery: trio.Nursery, autojump_clock: Clock, is_alone: bool
+) -> None:
+    """A dead server is tried again after half a second, then after twice as long each time, up to a minute.
+
+    Where nobody else is in use, nothing is seen meanwhile: then up to ten seconds.
+    """
+    memory.add_many("b.example")
     with structlog.testing.capture_logs() as logs:
-        nursery.start_soon(pool_of(memory, ["a.example"]).run, Served().serve)
+        hosts = ["a.example"] if is_alone else ["b.example", "a.example"]
+        nursery.start_soon(pool_of(memory, hosts, connections=2).run, Served().serve)
         await trio.sleep(400)
-    pauses = pauses_in(logs)
-    wanted = [min(FIRST_PAUSE_S * 2.0**tries, LONGEST_PAUSE_S) for tries in range(len(pauses))]
+    pauses = pauses_in(logs)[1:]  # at the first failure nobody else may be there yet
+    longest_s = LONELY_PAUSE_S if is_alone else LONGEST_PAUSE_S
+    wanted = [min(FIRST_PAUSE_S * 2.0**tries, longest_s) for tries in range(1, len(pauses) + 1)]
     assert len(pauses) >= 10
     assert all(0.74 * want <= pause <= 1.26 * want for pause, want in zip(pauses, wanted, strict=True))
 
@@ -235,8 +251,8 @@ async def test_dead_server_is_a_voice_until_its_second_failure(
     pool, served = pool_of(memory, ["a.example", "dead.example"], connections=2), Served()
     nursery.start_soon(pool.run, served.serve)
     await served.wait_open("a.example")
-    while len(memory.tries_of("dead.example")) < 2:
-        await pool.changed.wait()
+    await trio.sleep(REUNION_S)
+    assert len(memory.tries_of("dead.example")) > 2
     for _ in range(200):
         await trio.sleep(0.5)
         assert pool.voices() == 1
@@ -255,6 +271,26 @@ async def test_voices_between_two_tries(memory: MemoryConnector, nursery: trio.N
         await pool.changed.wait()
     assert len(memory.tries_of("dead.example")) == 1
     assert pool.voices() == 2
+
+
+async def test_first_one_back_waits_for_the_others(
+    memory: MemoryConnector, nursery: trio.Nursery, autojump_clock: Clock
+) -> None:
+    """After all servers were gone, the first one back is not believed alone before the others could be back."""
+    hosts = HOSTS[:3]
+    memory.add_many(*hosts)
+    pool, served = pool_of(memory, hosts, connections=3), Served()
+    nursery.start_soon(pool.run, served.serve)
+    await served.wait_open(*hosts)
+    lost = [await memory.kill(host) for host in hosts]
+    await trio.sleep(1000)
+    memory.revive(lost[0])
+    await served.wait_open(hosts[0])
+    assert pool.voices() == 3
+    await trio.sleep(REUNION_S - 0.1)
+    assert pool.voices() == 3
+    await trio.sleep(0.2)
+    assert pool.voices() == 1
 
 
 async def test_voices_outlive_a_lost_link(

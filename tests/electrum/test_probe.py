@@ -1,15 +1,17 @@
 """Looking at servers once: who answers, with a proof, and who does not."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
+import trio
 import trio.testing
 
 from lightipn.bitcoin.header import parse_header
 from lightipn.bitcoin.merkle import merkle_root_of
 from lightipn.bitcoin.network import REGTEST
 from lightipn.chain.source import ServerState
-from lightipn.electrum.connection import Identity
+from lightipn.electrum.connection import Connector, Identity
 from lightipn.electrum.probe import PROBE_TIMEOUT_S, PROBES_AT_ONCE, Probe, probe_servers
 from lightipn.simulator.behaviour import Behaviour
 from lightipn.simulator.blocks import SimulatedChain
@@ -20,9 +22,13 @@ Clock = trio.testing.MockClock
 A, B = "a.example", "b.example"
 
 
-async def probe(memory: MemoryConnector, *hosts: str, lowest_tip: int = 0) -> list[Probe]:
+async def probe(
+    memory: MemoryConnector, *hosts: str, lowest_tip: int = 0, known: Mapping[str, Identity] | None = None
+) -> list[Probe]:
     """Probe servers."""
-    return await probe_servers([named(host) for host in hosts], REGTEST, memory, lowest_tip=lowest_tip)  # type: ignore[arg-type]  # a fake
+    addresses = [named(host) for host in hosts]
+    connector: Connector = memory  # type: ignore[assignment]  # it connects like one
+    return await probe_servers(addresses, REGTEST, connector, lowest_tip=lowest_tip, known=known or {})
 
 
 async def test_good_server_answers_with_a_proof(
@@ -85,10 +91,13 @@ async def test_probes_come_back_in_order(memory: MemoryConnector, autojump_clock
     assert all(server.connections == 0 for server in memory.servers.values())
 
 
-async def test_probe_knows_nobody(memory: MemoryConnector, autojump_clock: Clock) -> None:
-    """A probe looks at a server as at a stranger: what the service has pinned is not asked, and nothing is kept."""
+async def test_probe_asks_who_a_server_was(memory: MemoryConnector, autojump_clock: Clock) -> None:
+    """A server must be who the service knows it to be; one that nobody knows may be anybody."""
     memory.add_many(A, B)
-    memory.identities[B] = Identity(b"\1" * 32)
-    for one in await probe(memory, A, B):
-        assert (one.state.verdict, one.state.fingerprint) == ("answered", None)
-    assert memory.known == {A: Identity(), B: Identity()}
+    known = {named(A).name: Identity(b"\1" * 32)}
+    assert [one.state.verdict for one in await probe(memory, A, B, known=known)] == ["answered", "answered"]
+    assert memory.known == {A: Identity(b"\1" * 32), B: Identity()}
+    memory.strangers.add(A)
+    found, other = await probe(memory, A, B, known=known)
+    assert (found.state.verdict, found.state.reason) == ("distrusted", "certificate-changed: made up")
+    assert other.state.verdict == "answered"

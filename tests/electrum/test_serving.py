@@ -373,12 +373,12 @@ async def test_history_that_never_matches_ends_the_session(
 ) -> None:
     """A server whose statuses match no history tells nothing, is asked twice, and is banned as a liar."""
     server.behaviour = Behaviour(status_never_matches=True)
-    async with reading(memory, (SHOP, None)) as reader:
+    async with reading(memory, (SHOP, None), hosts=[HOST, "dead.example"], connections=1) as reader:
         await trio.sleep(STALENESS_S - 1)
         assert server.calls[HISTORY] == 1
-        await trio.sleep(5)
+        await trio.sleep(1000)
         assert (reader.changes(), server.calls[HISTORY]) == ([], 2)
-        (state,) = reader.source.servers()
+        state = next(state for state in reader.source.servers() if state.name == NAME)
         assert (state.verdict, state.reason) == ("banned", "history does not hash to the announced status")
 
 

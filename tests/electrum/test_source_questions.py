@@ -16,7 +16,7 @@ from lightipn.simulator.behaviour import Behaviour
 from lightipn.simulator.blocks import SimulatedChain
 from tests.electrum.memory import MemoryConnector
 from tests.electrum.pools import named
-from tests.electrum.readers import SHOP, calls_of, connected, host_of, reading, rest
+from tests.electrum.readers import HISTORY, SHOP, calls_of, connected, host_of, reading, rest
 
 Clock = trio.testing.MockClock
 A, B, C = HOSTS = ("a.example", "b.example", "c.example")
@@ -240,6 +240,33 @@ async def test_named_server_is_the_only_one(
     with pytest.raises(SourceRefusedError):
         await source.fetch_transaction(txid, server=NAMES[2])
     assert calls_of(memory, GET) == {C: 2}
+
+
+async def test_proof_of_a_named_server_is_its_own(
+    source: ElectrumSource, memory: MemoryConnector, txid: Txid, autojump_clock: Clock
+) -> None:
+    """A branch that is asked of a server to judge it comes from that one, or not at all."""
+    branch = await source.fetch_merkle_branch(txid, PROVED_HEIGHT, server=NAMES[2])
+    assert host_of(branch.server) == C
+    memory.servers[C].behaviour = Behaviour(withholds_proof=True)
+    with pytest.raises(SourceRefusedError):
+        await source.fetch_merkle_branch(txid, PROVED_HEIGHT, server=NAMES[2])
+    assert calls_of(memory, MERKLE) == {C: 2}
+
+
+async def test_history_of_a_named_server_is_its_own(
+    source: ElectrumSource, memory: MemoryConnector, chain: SimulatedChain, autojump_clock: Clock
+) -> None:
+    """What a server lists is asked of that one, whether the script is watched or not, and comes as it is."""
+    assert await source.fetch_history(SHOP, server=NAMES[1]) == chain.history(SHOP)
+    memory.servers[B].behaviour = Behaviour(hides=frozenset({chain.history(SHOP)[0].txid}))
+    assert await source.fetch_history(SHOP, server=NAMES[1]) == ()
+    memory.servers[B].behaviour = Behaviour(history_too_large=True)
+    with pytest.raises(SourceRefusedError):
+        await source.fetch_history(SHOP, server=NAMES[1])
+    with pytest.raises(SourceUnavailableError, match="the server to ask is gone"):
+        await source.fetch_history(SHOP, server="nobody.example:50001:t")
+    assert calls_of(memory, HISTORY) == {B: 3}
 
 
 async def test_named_server_that_is_gone_is_unavailable_at_once(

@@ -75,7 +75,7 @@ class Tools:
                 ledger.save_trouble(db, address.scripthash, trouble)
                 return
             ledger.save_entries(db, address.scripthash, entries)
-            ledger.save_status(db, address.scripthash, Status(b"\x01" * 32), is_complete=True, now=NOW)
+            ledger.save_status(db, address.scripthash, Status(b"\x01" * 32), now=NOW)
 
         await self.store.transact(work)
         self._progress.set()

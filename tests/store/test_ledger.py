@@ -123,7 +123,7 @@ def test_new_script_is_known_as_unused(db: Database) -> None:
 def test_script_added_twice_keeps_what_is_known(db: Database) -> None:
     """Adding a script again forgets nothing, and the running service is told once."""
     ledger.add_script(db, ADDRESS)
-    ledger.save_status(db, ADDRESS.scripthash, STATUS, is_complete=True, now=NOW)
+    ledger.save_status(db, ADDRESS.scripthash, STATUS, now=NOW)
     ledger.add_script(db, ADDRESS)
     assert (record_of(db).known_status, record_of(db).absorbed_at) == (STATUS, NOW)
     assert len(ledger.take_watch_changes(db, limit=10)) == 1
@@ -131,23 +131,24 @@ def test_script_added_twice_keeps_what_is_known(db: Database) -> None:
 
 def test_complete_history_takes_the_place_of_a_trouble(db: Database) -> None:
     """A status that was worked in whole is known, and clears the trouble; without a script nothing is recorded."""
-    ledger.save_status(db, ADDRESS.scripthash, STATUS, is_complete=True, now=NOW)
+    ledger.save_status(db, ADDRESS.scripthash, STATUS, now=NOW)
     assert ledger.load_script(db, ADDRESS.scripthash) is None
     ledger.add_script(db, ADDRESS)
     ledger.save_trouble(db, ADDRESS.scripthash, "history-too-long")
     assert record_of(db).trouble == "history-too-long"
-    ledger.save_status(db, ADDRESS.scripthash, STATUS, is_complete=True, now=NOW)
+    ledger.save_status(db, ADDRESS.scripthash, STATUS, now=NOW)
     assert (record_of(db).trouble, record_of(db).known_status, record_of(db).absorbed_at) == ("", STATUS, NOW)
 
 
-def test_incomplete_history_is_asked_again(db: Database) -> None:
-    """What could not be proved whole stays unknown, so that a restart asks again; what was absorbed before counts."""
+def test_lookup_that_waits_for_other_servers_is_not_settled(db: Database) -> None:
+    """A first answer is kept without a time until the lookup is settled; a time that is there stays."""
     ledger.add_script(db, ADDRESS)
-    ledger.save_status(db, ADDRESS.scripthash, STATUS, is_complete=False, now=NOW)
-    assert (record_of(db).known_status, record_of(db).absorbed_at) == (UNKNOWN, None)
-    ledger.save_status(db, ADDRESS.scripthash, STATUS, is_complete=True, now=NOW)
-    ledger.save_status(db, ADDRESS.scripthash, STATUS, is_complete=False, now=NOW + 9)
-    assert (record_of(db).known_status, record_of(db).absorbed_at) == (UNKNOWN, NOW)
+    ledger.save_status(db, ADDRESS.scripthash, STATUS, now=None)
+    assert (record_of(db).known_status, record_of(db).absorbed_at) == (STATUS, None)
+    ledger.settle_lookup(db, ADDRESS.scripthash, now=NOW)
+    ledger.settle_lookup(db, ADDRESS.scripthash, now=NOW + 9)
+    ledger.save_status(db, ADDRESS.scripthash, STATUS, now=None)
+    assert (record_of(db).known_status, record_of(db).absorbed_at) == (STATUS, NOW)
 
 
 def test_forgotten_status_is_asked_again_after_a_restart(db: Database) -> None:
@@ -173,7 +174,7 @@ def test_looked_up_script_must_be_asked(db: Database) -> None:
 def test_looking_up_again_extends_and_never_shortens(db: Database) -> None:
     """The later of two ends counts, and a look without a need to ask tells the running service nothing."""
     ledger.want_script(db, ADDRESS, until=NOW + 600, must_ask=True)
-    ledger.save_status(db, ADDRESS.scripthash, STATUS, is_complete=True, now=NOW)
+    ledger.save_status(db, ADDRESS.scripthash, STATUS, now=NOW)
     ledger.clear_watch_changes(db)
     ledger.want_script(db, ADDRESS, until=NOW + 900, must_ask=False)
     ledger.want_script(db, ADDRESS, until=NOW + 700, must_ask=False)

@@ -25,6 +25,7 @@ TABLES = {
     "attempt",
     "server",
     "event",
+    "event_owner",
     "evidence",
     "spent_output",
     "trust_change",

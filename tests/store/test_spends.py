@@ -71,11 +71,13 @@ def test_two_payments_may_spend_one_output(db: Database) -> None:
 
 
 def test_unarmed_payments_come_with_all_that_they_spend(db: Database) -> None:
-    """An unconfirmed payment is unarmed until something is noted that it spends; its outpoints keep their order."""
+    """An unconfirmed payment is unarmed until all is noted that it spends; its outpoints keep their order."""
     coins = [Outpoint(txid_of(900 + number), number) for number in (3, 1, 2)]
     pay(db, 0, entry_of(1, spends=coins), entry_of(2, spends=coins[:1]))
     assert spends.load_unarmed(db) == {txid_of(1): tuple(coins), txid_of(2): (coins[0],)}
     spends.save_spent_outputs(db, [spent(1, outpoint=coins[1])])
+    assert spends.load_unarmed(db) == {txid_of(1): tuple(coins), txid_of(2): (coins[0],)}
+    spends.save_spent_outputs(db, [spent(1, outpoint=coin) for coin in coins])
     assert spends.load_unarmed(db) == {txid_of(2): (coins[0],)}
 
 
@@ -220,7 +222,7 @@ def test_settling_gives_back_what_nothing_needs_and_nothing_else(
 def test_spent_scripts_are_watched_from_the_start(db: Database) -> None:
     """At a start the scripts that payments spend from are watched too, and asked whatever was absorbed of them."""
     subscribe(db, 0)
-    ledger.save_status(db, ADDRESS.scripthash, STATUS, is_complete=True, now=NOW)
+    ledger.save_status(db, ADDRESS.scripthash, STATUS, now=NOW)
     spends.save_spent_outputs(db, [spent(1), spent(2, outpoint=Outpoint(COIN.txid, 3))])
     assert watches(db) == {ADDRESS.scripthash: STATUS, SPENT_SCRIPT: UNKNOWN}
 
@@ -228,7 +230,7 @@ def test_spent_scripts_are_watched_from_the_start(db: Database) -> None:
 def test_wanted_script_that_is_spent_from_is_watched_once(db: Database) -> None:
     """A script that somebody wants keeps the status that was absorbed, though payments spend from it."""
     subscribe(db, 0)
-    ledger.save_status(db, ADDRESS.scripthash, STATUS, is_complete=True, now=NOW)
+    ledger.save_status(db, ADDRESS.scripthash, STATUS, now=NOW)
     spends.save_spent_outputs(db, [spent(1, scripthash=ADDRESS.scripthash)])
     assert watches(db) == {ADDRESS.scripthash: STATUS}
 

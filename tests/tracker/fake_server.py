@@ -25,7 +25,8 @@ class FakeServer:
         most_headers: so many headers it gives at a time.
         withheld: transactions that it refuses to give, and to prove.
         unlisted: transactions that it leaves out of its histories.
-        silent_about: transactions about which it answers nothing; ``is_silent`` for all questions.
+        silent_about: transactions about which it answers nothing; ``lists_nothing`` is the same for what it is asked to
+            list, and ``is_silent`` for all questions.
         held: transactions that it gives once the event is set; ``headers_released`` is the same for headers.
         is_gone: every question ends in a broken link.
     """
@@ -40,12 +41,14 @@ class FakeServer:
     silent_about: set[Txid] = field(default_factory=set)
     held: dict[Txid, trio.Event] = field(default_factory=dict)
     headers_released: trio.Event | None = None
+    lists_nothing: bool = False
     is_silent: bool = False
     is_gone: bool = False
     branch_of: Callable[[Txid, int], MerkleBranch] | None = None
     transaction_of: Callable[[Txid], bytes | None] | None = None
     headers_of: Callable[[int, int], list[bytes]] | None = None
     history_of: Callable[[ScriptHash], History] | None = None
+    asked: set[Txid] = field(default_factory=set)
     most_at_once: int = 0
     _at_once: int = 0
 
@@ -57,7 +60,7 @@ class FakeServer:
     async def list_history(self, scripthash: ScriptHash) -> History:
         """Answer with what it claims now."""
         self.calls["history"] += 1
-        await self._be_asked()
+        await self._be_asked(is_silent=self.lists_nothing)
         return self.history(scripthash)
 
     async def headers(self, start: int, count: int) -> list[bytes]:
@@ -85,6 +88,7 @@ class FakeServer:
     async def transaction(self, txid: Txid) -> RawTransaction:
         """Answer from the chain, once the test lets it; refuse what is withheld or unknown."""
         self.calls["transaction"] += 1
+        self.asked.add(txid)
         await self._be_asked(txid)
         if txid in self.held:
             await self.held[txid].wait()
@@ -93,13 +97,13 @@ class FakeServer:
             raise SourceRefusedError("unknown", code=2, source=self.name)
         return RawTransaction(self.name, raw)
 
-    async def _be_asked(self, txid: Txid | None = None) -> None:
+    async def _be_asked(self, txid: Txid | None = None, *, is_silent: bool = False) -> None:
         """Let time pass, count how many questions are under way, and fail as the test wants it."""
         self._at_once += 1
         self.most_at_once = max(self.most_at_once, self._at_once)
         try:
             await trio.lowlevel.checkpoint()
-            if self.is_silent or txid in self.silent_about:
+            if is_silent or self.is_silent or txid in self.silent_about:
                 await trio.sleep(SILENCE_S)
                 raise SourceUnavailableError("no answer in time", source=self.name)
         finally:

@@ -180,23 +180,18 @@ async def test_confirmation_by_one_server_that_nobody_else_holds_is_left_out(tri
 
 
 async def test_replacement_needs_servers_that_deny_the_original(trio_spine: Spine) -> None:
-    """A replacement takes over only once enough servers hold it that do not hold the original any more."""
+    """A replacement takes over only once enough servers hold it that do not list the original any more."""
     spine = trio_spine
     first = spine.chain.pay(SHOP_SCRIPT, 5_000)
     await spine.absorb()
-    original = spine.chain.transaction(first)
     second = spine.chain.replace(first, amount_sat=7_000)
-
-    def both(txid: Txid) -> bytes | None:
-        return original if txid == first else spine.chain.transaction(txid)
-
     for name in (ONE, TWO):
-        spine.source.named[name].transaction_of = both
-    await spine.absorb(server=ONE)
+        spine.source.named[name].history_of = lambda _: (HistoryEntry(first, None), HistoryEntry(second, None))
+    await spine.absorb(server=THREE)
     assert set(await spine.entries()) == {first}
     assert await spine.totals() == (0, 5_000)
-    spine.source.named[ONE].transaction_of = None
-    await spine.absorb(server=ONE)
+    spine.source.named[ONE].history_of = None
+    await spine.absorb(server=THREE)
     entries = await spine.entries()
     assert entries[first].state == Replaced(second)
     assert isinstance(entries[second].state, Unconfirmed)
@@ -208,18 +203,47 @@ async def test_replacement_needs_servers_that_deny_the_original(trio_spine: Spin
 
 
 async def test_silence_about_the_original_is_no_denial(trio_spine: Spine, autojump_clock: object) -> None:
-    """A server that says nothing of the original may still hold it: it does not count for the replacement."""
+    """A server that does not say what it lists may list the original: it does not count for the replacement."""
     spine = trio_spine
     first = spine.chain.pay(SHOP_SCRIPT, 5_000)
     await spine.absorb()
     spine.stop_learning(THREE)
     second = spine.chain.replace(first, amount_sat=7_000)
-    spine.source.named[TWO].silent_about.add(first)
+    spine.source.named[TWO].lists_nothing = True
     await spine.source.tell(SHOP, server=ONE)
     await trio.sleep(20.0)
     assert set(await spine.entries()) == {first}
-    spine.source.named[TWO].silent_about.clear()
+    spine.source.named[TWO].lists_nothing = False
     await spine.absorb(server=ONE)
+    assert (await spine.entries())[first].state == Replaced(second)
+
+
+async def test_bytes_that_a_node_remembers_keep_no_original(trio_spine: Spine) -> None:
+    """A node may still give the bytes of a transaction that it lists no more: that does not hold up its replacement."""
+    spine = trio_spine
+    first = spine.chain.pay(SHOP_SCRIPT, 5_000)
+    await spine.absorb()
+    remembered = spine.chain.transaction(first)
+    second = spine.chain.replace(first, amount_sat=7_000)
+    for server in spine.servers():
+        server.transaction_of = lambda txid: remembered if txid == first else spine.chain.transaction(txid)
+    await spine.absorb(server=ONE)
+    assert (await spine.entries())[first].state == Replaced(second)
+
+
+async def test_what_is_gone_comes_back_only_where_it_is_listed(trio_spine: Spine) -> None:
+    """One server that lists a replaced payment brings it back for nobody, though all others remember its bytes."""
+    spine = trio_spine
+    first = spine.chain.pay(SHOP_SCRIPT, 5_000)
+    await spine.absorb()
+    remembered = spine.chain.transaction(first)
+    second = spine.chain.replace(first, amount_sat=7_000)
+    await spine.absorb(server=ONE)
+    spine.chain.evict(second)
+    for server in spine.servers():
+        server.transaction_of = lambda txid: remembered if txid == first else spine.chain.transaction(txid)
+    spine.source.named[TWO].history_of = lambda _: (HistoryEntry(first, None),)
+    await spine.absorb(server=TWO)
     assert (await spine.entries())[first].state == Replaced(second)
 
 
@@ -309,7 +333,7 @@ async def test_payment_from_an_output_that_is_not_there_is_refused(trio_spine: S
 
 
 async def test_parent_that_cannot_be_had_in_time_blocks_nothing(live_spine: Spine, autojump_clock: object) -> None:
-    """A parent about which the servers are silent is unknown, and no flaw: the payment is told after two seconds."""
+    """A parent about which the servers are silent is unknown, and no flaw: the payment is told seconds later."""
     spine = live_spine
     (spend,) = outputs_for(spine, 1)
     txid = spine.chain.pay(SHOP_SCRIPT, 900, spend=[spend])
@@ -319,7 +343,7 @@ async def test_parent_that_cannot_be_had_in_time_blocks_nothing(live_spine: Spin
     await spine.source.tell(SHOP, server=ONE)
     await trio.sleep(1.9)
     assert await spine.feed() == ()
-    await trio.sleep(0.2)
+    await trio.sleep(2.2)
     assert await spine.told_of(txid) == ["payment.seen"]
 
 

@@ -55,7 +55,7 @@ async def test_false_transaction_is_reported_and_the_next_server_asked(trio_spin
     spine.source.named[TWO].transaction_of = lambda txid: lies[lie]
     await spine.absorb(server=TWO)
     assert await spine.totals() == (5_000, 0)
-    assert spine.source.verdicts == [(TWO, "false-transaction")]
+    assert set(spine.source.verdicts) == {(TWO, "false-transaction")}
     assert spine.source.reports[0].raw == lies[lie]
 
 

@@ -19,10 +19,9 @@ def answers_of(spine: Spine) -> list[str]:
 
 
 async def tell_without(spine: Spine, server: str, left_out: Txid) -> None:
-    """Have a server tell the shop's history without one payment."""
-    history = tuple(claim for claim in spine.chain.history(SHOP) if claim.txid != left_out)
-    await spine.source.tell(SHOP, history, server=server)
-    await spine.settle()
+    """Have a server tell the shop's history without one payment, and stand by it."""
+    spine.source.named[server].unlisted = {left_out}
+    await spine.absorb(server=server)
 
 
 # --- answers -----------------------------------------------------------------------------------------------------
@@ -30,15 +29,26 @@ async def tell_without(spine: Spine, server: str, left_out: Txid) -> None:
 
 async def test_every_server_is_answered_once(trio_spine: Spine) -> None:
     """Each server's history is absorbed for itself; only the first that told it brought news."""
-    await trio_spine.pay_and_mine()
-    await trio_spine.absorb()
-    status = trio_spine.chain.status(SHOP)
-    assert trio_spine.source.absorptions == [
+    spine = trio_spine
+    await spine.pay_and_mine()
+    for name in NAMES:
+        await spine.absorb(server=name)
+    status = spine.chain.status(SHOP)
+    assert spine.source.absorptions == [
         (ONE, SHOP, status, True),
         (TWO, SHOP, status, False),
         (THREE, SHOP, status, False),
     ]
-    assert trio_spine.source.rechecks == []
+    assert spine.source.rechecks == []
+
+
+async def test_servers_that_speak_at_once_are_each_answered(trio_spine: Spine) -> None:
+    """Servers' histories of one script are worked in side by side: each is answered, and the payment told once."""
+    spine = trio_spine
+    txid = await spine.pay_and_mine()
+    await spine.absorb()
+    assert answers_of(spine) == sorted(NAMES)
+    assert await spine.told_of(txid) == ["payment.confirmed"]
 
 
 async def test_servers_that_disagree_are_each_answered(trio_spine: Spine) -> None:
@@ -173,8 +183,44 @@ async def test_server_that_catches_up_is_forgiven(trio_spine: Spine) -> None:
     for _ in range(3):
         for _ in range(PATIENT_OMISSIONS - 1):
             await tell_without(spine, TWO, hidden)
+        spine.source.named[TWO].unlisted.clear()
         await spine.absorb(server=TWO)
     assert spine.source.reports == []
+
+
+async def test_history_from_before_the_block_is_not_judged(trio_spine: Spine) -> None:
+    """Who left a payment out, and lists it when asked at last, was only late: its history was older than the block."""
+    spine = trio_spine
+    spine.chain.pay(SHOP_SCRIPT, 600)
+    spine.chain.mine()
+    await spine.follow()
+    before = spine.chain.history(SHOP)
+    await spine.pay_and_mine()
+    await spine.absorb(server=ONE)
+    for _ in range(PATIENT_OMISSIONS + 3):
+        await spine.source.tell(SHOP, before, server=TWO)
+        await spine.settle()
+    assert spine.source.reports == []
+
+
+async def test_other_trouble_uses_up_no_patience(trio_spine: Spine) -> None:
+    """A server that is asked again and again for claims of its own is judged for an omission no sooner than others."""
+    spine = trio_spine
+    spine.chain.pay(SHOP_SCRIPT, 600)
+    spine.chain.mine()
+    await spine.follow()
+    await spine.absorb()
+    own = HistoryEntry(Txid(bytes(32)), None)
+    for _ in range(PATIENT_OMISSIONS + 3):
+        await spine.source.tell(SHOP, (*spine.chain.history(SHOP), own), server=TWO)
+        await spine.settle()
+    hidden = await spine.pay_and_mine()
+    await spine.absorb(server=ONE)
+    for _ in range(PATIENT_OMISSIONS - 1):
+        await tell_without(spine, TWO, hidden)
+    assert spine.source.reports == []
+    await tell_without(spine, TWO, hidden)
+    assert spine.source.verdicts == [(TWO, "omits-payment")]
 
 
 async def test_server_without_the_block_is_not_judged(trio_spine: Spine) -> None:

@@ -220,19 +220,17 @@ async def test_rival_in_a_block_without_a_proof_replaces_nothing(live_spine: Spi
 
 
 async def test_servers_that_hold_both_do_not_count(live_spine: Spine) -> None:
-    """A server that holds rival and payment alike says nothing about which of them will stand."""
+    """A server that holds the rival, and still lists the payment, says nothing about which of them will stand."""
     spine = live_spine
     txid = await pay(spine)
-    raw = spine.chain.transaction(txid)
     rival = invent_rival(spine, txid, ONE, TWO)
-    rival_raw = (await spine.fetcher.transaction(rival, ONE)).raw
-    for name in (ONE, TWO):
-        spine.source.named[name].transaction_of = {txid: raw, rival: rival_raw}.get
+    honest = spine.source.named[TWO].history_of
+    assert honest is not None
+    spine.source.named[TWO].history_of = lambda sh: (HistoryEntry(txid, None),) if sh == SHOP else honest(sh)
     await spine.source.tell(WALLET, server=ONE)
     await spine.settle()
     assert isinstance((await spine.entries())[txid].state, Unconfirmed)
-    spine.source.named[ONE].transaction_of = {rival: rival_raw}.get
-    spine.source.named[TWO].transaction_of = {rival: rival_raw}.get
+    spine.source.named[TWO].history_of = honest
     await spine.source.tell(WALLET, server=ONE)
     await spine.settle()
     assert (await spine.entries())[txid].state == Replaced(rival)
@@ -332,16 +330,31 @@ async def test_payment_from_a_watched_script_is_replaced_on_both_sides(live_spin
 
 
 async def test_old_history_is_not_searched(live_spine: Spine) -> None:
-    """What lies deeper than a rival can is not fetched, however long the wallet's history is."""
+    """What lies below the block of the output can spend nothing of it, and is not fetched."""
     spine = live_spine
-    for _ in range(5):
-        await fund(spine)
-    spine.chain.mine(12)
-    await spine.publish()
-    before = spine.source.calls["transaction"]
+    old = {(await fund(spine)).txid for _ in range(5)}
     await pay(spine)
-    # the payment itself by two servers, its parent for its amount, and the parent as a candidate
-    assert spine.source.calls["transaction"] - before <= 6
+    for server in spine.servers():
+        assert not server.asked & old
+
+
+async def test_rival_in_an_old_block_is_found(live_spine: Spine, autojump_clock: object) -> None:
+    """A rival that was mined long before anybody could look is found, since the output's block is where it begins."""
+    spine = live_spine
+    spend = await fund(spine)
+    for server in spine.servers():
+        server.silent_about.add(spend.txid)
+    txid = spine.chain.pay(SHOP_SCRIPT, 5_000, spend=[spend])
+    await spine.source.tell(SHOP, server=ONE)
+    await trio.sleep(10.0)
+    assert await spine.told_of(txid) == ["payment.seen"]
+    rival = spine.chain.replace(txid, script=THIEF_SCRIPT)
+    spine.chain.mine(30)
+    await spine.publish()
+    for server in spine.servers():
+        server.silent_about.clear()
+    await trio.sleep(400.0)
+    assert (await spine.entries())[txid].state == Replaced(rival)
 
 
 async def test_only_so_many_candidates_are_looked_at(live_spine: Spine) -> None:
@@ -372,6 +385,9 @@ async def test_busy_script_is_given_up(live_spine: Spine, is_wanted: bool) -> No
     busy = tuple(HistoryEntry(txid_of(number), 5) for number in range(LONGEST_HISTORY + 1))
     await spine.source.tell(WALLET, busy, server=ONE)
     await spine.settle()
+    assert len(await spent(spine)) == 1  # not on the word of one
+    await spine.source.tell(WALLET, busy, server=TWO)
+    await spine.settle()
     assert await spent(spine) == []
     assert (WALLET in spine.source.known) == is_wanted
     assert isinstance((await spine.entries())[txid].state, Unconfirmed)
@@ -382,8 +398,9 @@ async def test_busy_scripts_payment_is_still_dropped(live_spine: Spine, autojump
     spine = live_spine
     txid = await pay(spine)
     busy = tuple(HistoryEntry(txid_of(number), 5) for number in range(LONGEST_HISTORY + 1))
-    await spine.source.tell(WALLET, busy, server=ONE)
-    await spine.settle()
+    for name in (ONE, TWO):
+        await spine.source.tell(WALLET, busy, server=name)
+        await spine.settle()
     assert WALLET not in spine.source.known
     spine.chain.replace(txid, script=THIEF_SCRIPT)
     await spine.publish()

@@ -116,12 +116,28 @@ async def test_server_that_left_is_forgotten(trio_spine: Spine, autojump_clock: 
     assert await wait_out_patience(spine) == [TWO]
 
 
-async def test_server_that_claims_too_much_is_not_behind(trio_spine: Spine, autojump_clock: object) -> None:
-    """A server with a tip above ours that it has no headers for is not sent away, and not banned."""
+async def test_server_that_claims_too_much_goes(trio_spine: Spine, autojump_clock: object) -> None:
+    """A server with a tip above ours that it shows no headers for is sent away in time, and not banned."""
     spine = trio_spine
     await spine.source.tell_tip(1_000_000, server=TWO)
+    assert await wait_out_patience(spine) == [TWO]
+    assert spine.source.reports == []
+
+
+async def test_server_that_shows_what_it_claimed_stays(trio_spine: Spine, autojump_clock: object) -> None:
+    """A server that could not show its headers at first, and can before patience ends, stays."""
+    spine = trio_spine
+    server = spine.source.named[TWO]
+    server.is_gone = True
+    spine.chain.mine(3)
+    await spine.follow(TWO)
+    await trio.sleep(STRAGGLER_PATIENCE_S - A_BIT_S)
+    server.is_gone = False
+    await spine.follow(TWO)
+    assert await spine.is_followed()
+    await spine.follow()
     await trio.sleep(10 * STRAGGLER_PATIENCE_S)
-    assert (spine.source.demotions, spine.source.reports) == ([], [])
+    assert spine.source.demotions == []
 
 
 async def test_several_go_each_in_its_time(trio_spine: Spine, autojump_clock: object) -> None:

@@ -4,6 +4,7 @@ import pytest
 import trio
 
 from lightipn.bitcoin.hashes import Txid
+from lightipn.chain.history import HistoryEntry
 from lightipn.chain.verifier import Unconfirmed
 from lightipn.ledger.entries import Dropped
 from lightipn.simulator.blocks import SimulatedChain
@@ -137,7 +138,7 @@ async def test_what_made_a_payment_believed_keeps_it(
     await spine.subscribe()
     txid = await pay(spine)
     for server in spine.servers()[holding : holding + denying]:
-        server.withheld.add(txid)
+        server.unlisted.add(txid)
     for server in spine.servers()[holding + denying :]:
         server.is_silent = True
     await trio.sleep(20 * DROP_AFTER_S)
@@ -194,13 +195,12 @@ async def test_counting_restarts_after_a_gap(live_spine: Spine, autojump_clock: 
     """A round in which too few denied it, because others held it, kept silent or were gone, begins the count anew."""
     spine = live_spine
     txid = await pay(spine)
-    raw = spine.chain.transaction(txid)
     spine.chain.evict(txid)
     await spine.publish()
     await trio.sleep(SOONEST_S - ROUND_S - 1.0)
     for server in spine.servers()[1:]:
         if gap == "held":
-            server.transaction_of = lambda _: raw
+            server.history_of = lambda _: (HistoryEntry(txid, None),)
         elif gap == "silent":
             server.is_silent = True
         else:
@@ -208,7 +208,7 @@ async def test_counting_restarts_after_a_gap(live_spine: Spine, autojump_clock: 
             spine.source.more_voices = 2
     await trio.sleep(ROUND_S + 10.0)
     for server in spine.servers()[1:]:
-        server.transaction_of, server.is_silent = None, False
+        server.history_of, server.is_silent = None, False
         if gap == "disconnected":
             spine.source.regain(server.name)
     await trio.sleep(SOONEST_S - ROUND_S)

@@ -59,7 +59,7 @@ def settle(db: Database, address: Address, *entries: LedgerEntry) -> None:
     """Write an address whose history was worked in."""
     ledger.add_script(db, address)
     ledger.save_entries(db, address.scripthash, entries)
-    ledger.save_status(db, address.scripthash, Status(b"\x01" * 32), is_complete=True, now=1)
+    ledger.save_status(db, address.scripthash, Status(b"\x01" * 32), now=1)
 
 
 def fill(db: Database) -> None:
