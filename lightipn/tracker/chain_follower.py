@@ -161,8 +161,9 @@ class ChainFollower:
             return
         except SourceError as error:
             log.info("tracker.headers_unavailable", server=update.server, reason=str(error))
-            self._straggling_since.setdefault(update.server, trio.current_time())  # it does not show what it claims
-            self._straggler_bell.set()
+            if update.server in self._latest:  # else it is gone; and it does not show what it claims
+                self._straggling_since.setdefault(update.server, trio.current_time())
+                self._straggler_bell.set()
             return
         self._heard_tips.add(update.server)
         if self.is_tip_proved and not self._has_begun:

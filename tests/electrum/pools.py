@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 import trio
 
 from lightipn.bitcoin.network import REGTEST
-from lightipn.chain.source import Misbehaviour
+from lightipn.chain.source import Misbehaviour, ServerState
 from lightipn.electrum.address import ServerAddress
 from lightipn.electrum.pool import ServerPool
 from lightipn.electrum.session import Session
@@ -87,3 +87,27 @@ async def wait_until(pool: ServerPool, condition: Callable[[], bool]) -> None:
     with trio.fail_after(LONG_S):
         while not condition():
             await pool.changed.wait()
+
+
+async def using(
+    memory: MemoryConnector, nursery: trio.Nursery, *hosts: str, **options: object
+) -> tuple[ServerPool, Served]:
+    """Run a pool over honest servers with one slot for each, unless told otherwise, and wait until all are filled."""
+    memory.add_many(*(host for host in hosts if host not in memory.servers))
+    options.setdefault("connections", len(hosts))
+    pool, served = pool_of(memory, hosts, **options), Served()
+    nursery.start_soon(pool.run, served.serve)
+    connections = options["connections"]
+    assert isinstance(connections, int)
+    await served.wait_open(*hosts[:connections])
+    return pool, served
+
+
+def state_of(pool: ServerPool, host: str) -> ServerState:
+    """Return the state of a server."""
+    return next(state for state in pool.states() if state.name == named(host).name)
+
+
+def known_of(pool: ServerPool) -> dict[str, ServerState]:
+    """Return what a service remembers of its servers after a restart."""
+    return {state.name: state for state in pool.states()}

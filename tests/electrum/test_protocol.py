@@ -176,6 +176,22 @@ def test_many_questions_do_not_allow_endless_lines() -> None:
         protocol.receive(b"x")
 
 
+@pytest.mark.parametrize("shell", [b"[]", b"{}", b"[[]]"], ids=["lists", "objects", "lists in lists"])
+def test_line_of_empty_shells_ends_the_link(shell: bytes) -> None:
+    """A line that would take many times its length in memory is refused before it is read."""
+    line = b'{"jsonrpc":"2.0","id":1,"result":[' + b",".join([shell] * 10_000) + b"]}\n"
+    with pytest.raises(ProtocolError, match="lists and objects"):
+        asked(PING).receive(line)
+
+
+def test_honest_answers_are_no_empty_shells() -> None:
+    """A batch of the shortest answers that a server gives, and a long history, are read as ever."""
+    protocol = asked(*[PING] * 101)
+    assert len(protocol.receive(line_of([answer_of(number) for number in range(1, 101)]))) == 100
+    entries = [{"tx_hash": f"{number:064x}", "height": 0} for number in range(1000)]
+    assert protocol.receive(line_of(answer_of(101, entries))) == [Answer(101, entries)]
+
+
 def test_bytes_of_notices_are_counted() -> None:
     """Every line that holds a notice counts in full, padding and all; answers count for nothing."""
     protocol = asked(PING, PING)

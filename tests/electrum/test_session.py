@@ -13,12 +13,15 @@ from lightipn.electrum import methods
 from lightipn.electrum.connection import Connector, Identity
 from lightipn.electrum.protocol import Answer, Call, Notification, Refusal
 from lightipn.electrum.session import PING_INTERVAL_S, open_session
+from lightipn.electrum.window import MAX_BATCH, MAX_IN_FLIGHT
 from lightipn.errors import SourceMisbehavedError, SourceRefusedError, SourceUnavailableError
 from lightipn.simulator.behaviour import Behaviour
 from lightipn.simulator.blocks import SimulatedChain
 from lightipn.simulator.server import SimulatedServer, serve_electrum
 from tests.delivery.certificates import self_signed
+from tests.electrum.memory import MemoryConnector
 from tests.electrum.places import SHOP_SCRIPT, where
+from tests.electrum.pools import named
 from tests.electrum.sessions import PING, SUBSCRIBE, ending, subscribes
 
 # --- greeting --------------------------------------------------------------------------------------------------------
@@ -107,6 +110,30 @@ async def test_urgent_calls_overtake_bulk(server: SimulatedServer, connector: Co
         await session.call(PING)
         assert server.calls[SUBSCRIBE] < 1000
     assert server.calls[SUBSCRIBE] == 2000
+
+
+async def test_calls_of_a_caller_who_gave_up_are_not_sent(
+    memory: MemoryConnector, autojump_clock: trio.testing.MockClock
+) -> None:
+    """What a cancelled caller had waiting is dropped; what was sent already is answered to nobody, and harms nobody."""
+    server = memory.add("a.example", Behaviour(delay_s=1.0))
+    connector: Connector = memory  # type: ignore[assignment]  # it connects like one
+    async with open_session(named("a.example"), REGTEST, connector, Identity()) as session:
+        with trio.move_on_after(0.5):
+            await session.call_all(subscribes(2000))
+        asked = server.calls[SUBSCRIBE]
+        assert 0 < asked <= MAX_BATCH * MAX_IN_FLIGHT
+        assert len(await session.call_all(subscribes(5))) == 5
+        assert server.calls[SUBSCRIBE] == asked + 5
+
+
+async def test_nothing_to_ask_is_answered_with_nothing(server: SimulatedServer, connector: Connector) -> None:
+    """No calls have no answers, at once."""
+    async with open_session(where(server), REGTEST, connector, Identity()) as session:
+        calls = server.calls.total()
+        with trio.fail_after(1):
+            assert await session.call_all([]) == []
+        assert server.calls.total() == calls
 
 
 @pytest.mark.slow

@@ -75,6 +75,7 @@ async def test_all_servers_watch_all_where_there_are_no_more(
     assert calls_of(memory, SUBSCRIBE) == dict.fromkeys(HOSTS, 400)
 
 
+@pytest.mark.slow
 async def test_shares_are_the_same_after_reconnects_and_restarts(
     memory: MemoryConnector, autojump_clock: Clock
 ) -> None:
@@ -108,6 +109,7 @@ async def test_watches_of_a_leaving_server_move(memory: MemoryConnector, autojum
         assert check_shares(memory, *HOSTS) == before
 
 
+@pytest.mark.slow
 async def test_servers_that_come_and_go_leave_no_watch_unsubscribed(
     memory: MemoryConnector, autojump_clock: Clock
 ) -> None:
@@ -129,6 +131,7 @@ async def test_servers_that_come_and_go_leave_no_watch_unsubscribed(
         assert reader.source.statistics().subscribed == 400
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpoints", range(0, 40, 3))
 async def test_server_that_leaves_in_the_middle_of_a_move(
     memory: MemoryConnector, autojump_clock: Clock, checkpoints: int
@@ -214,6 +217,7 @@ async def test_payment_is_told_by_those_that_watch(
         assert len(reader.changes()) == 2
 
 
+@pytest.mark.slow
 async def test_known_watch_that_moves_fetches_nothing(
     memory: MemoryConnector, chain: SimulatedChain, autojump_clock: Clock
 ) -> None:
@@ -253,6 +257,7 @@ async def test_change_that_falls_into_a_move_is_told(
 # --- the cross check ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_idle_servers_are_asked_as_a_check(memory: MemoryConnector, autojump_clock: Clock) -> None:
     """Within each interval each script is asked of one server that does not watch it, which is freed of it again."""
     memory.add_many(*HOSTS)
@@ -364,6 +369,7 @@ async def test_statistics_where_watches_are_shared(memory: MemoryConnector, auto
         assert 10.0 <= statistics.oldest_gap_s <= 11.0
 
 
+@pytest.mark.slow
 async def test_first_server_is_not_asked_for_what_others_took_over(
     memory: MemoryConnector, autojump_clock: Clock
 ) -> None:

@@ -1,7 +1,7 @@
 """Several servers at once: who is asked, who is believed, and what happens when one of them is away or wrong."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,15 @@ from tests.regtest.feed import (
     wait_told,
     wait_verdicts,
 )
-from tests.regtest.nodes import Bitcoind, ElectrumX, free_port, open_bitcoind, open_electrumx
+from tests.regtest.nodes import (
+    READY_HEIGHT,
+    Bitcoind,
+    ElectrumX,
+    RpcError,
+    free_port,
+    open_bitcoind,
+    open_electrumx,
+)
 from tests.regtest.rivals import make_coins, publish, sign_payment, sign_rival
 from tests.regtest.shop import Shop
 from tests.service_process import ServiceProcess, open_service
@@ -203,6 +211,49 @@ async def test_payment_spent_elsewhere_on_the_winning_branch_is_replaced(tmp_pat
         assert (replaced["trust"], replaced["replaced_by"]) == ("proved", rival.txid)
         await wait_told(shop, address, "0.0", "0.0")
         assert_lawful(await service.events())
+
+
+async def test_server_between_a_block_and_its_mempool_is_no_liar(
+    private_bitcoind: Bitcoind, tmp_path: Path, shop: Shop
+) -> None:
+    """A server that for a moment names a payment twice, in a block and still in its mempool, is not held a liar.
+
+    ElectrumX reads its mempool every five seconds, and until then lists what the newest block took out of it.
+    """
+    bitcoind = private_bitcoind
+    async with (
+        open_electrumx(bitcoind, tmp_path / "electrumx", options={"DAEMON_POLL_INTERVAL_MEMPOOL": None}) as server,
+        open_service(tmp_path / "lightipn", service_options(server)) as service,
+    ):
+        addresses = [await bitcoind.new_address() for _ in range(4)]
+        txid = await bitcoind.rpc("sendmany", "", dict.fromkeys(addresses, "0.001"))
+        await server.wait_history(addresses[0], bool)  # it has read its mempool just now
+        await bitcoind.mine(1)
+        with trio.fail_after(WAIT_S):
+            while await height_of(server) < await bitcoind.height():
+                await trio.sleep(LOOK_AGAIN_S)
+        # Not the first address: what was asked for before is in the server's cache.
+        [confirmed, claimed] = await server.call(
+            "blockchain.scripthash.get_history", await bitcoind.scripthash(addresses[1])
+        )
+        assert (confirmed["tx_hash"], claimed["tx_hash"], claimed["height"]) == (txid, txid, 0)
+
+        for address in addresses[2:]:
+            await service.subscribe(address, shop.url, max_confirms=1)
+        for address in addresses[2:]:
+            await wait_event(service, kind="payment.confirmed", address=address)
+            await wait_told(shop, address, "0.001", "0.0")
+        assert_lawful(await service.events())
+        assert not closed_sessions(service)
+
+
+async def height_of(server: ElectrumX) -> int:
+    """Return the height of the highest block that a server has, announced or not."""
+    height = READY_HEIGHT
+    with suppress(RpcError):
+        while await server.call("blockchain.block.header", height + 1):
+            height += 1
+    return height
 
 
 @pytest.mark.timeout(180)

@@ -141,7 +141,7 @@ async def test_what_made_a_payment_believed_keeps_it(
         server.unlisted.add(txid)
     for server in spine.servers()[holding + denying :]:
         server.is_silent = True
-    await trio.sleep(20 * DROP_AFTER_S)
+    await trio.sleep(5 * DROP_AFTER_S)
     assert await is_dropped(spine, txid) == is_gone
 
 
@@ -153,7 +153,7 @@ async def test_server_that_broke_off_denies_nothing(live_spine: Spine, autojump_
     for server in spine.servers()[1:]:
         server.is_gone = True
     await spine.source.tell(SHOP, server=ONE)
-    await trio.sleep(20 * DROP_AFTER_S)
+    await trio.sleep(5 * DROP_AFTER_S)
     assert not await is_dropped(spine, txid)
     for server in spine.servers()[1:]:
         server.is_gone = False
@@ -172,7 +172,7 @@ async def test_one_server_alone_drops_nothing_while_another_may_come(live_spine:
         spine.source.lose(name)
     spine.source.more_voices = 2
     await spine.publish()
-    await trio.sleep(20 * DROP_AFTER_S)
+    await trio.sleep(5 * DROP_AFTER_S)
     assert not await is_dropped(spine, txid)
     spine.source.more_voices = 0
     await trio.sleep(LATEST_S)
@@ -186,7 +186,7 @@ async def test_without_servers_nothing_is_dropped(live_spine: Spine, autojump_cl
     spine.chain.evict(txid)
     for name in NAMES:
         spine.source.lose(name)
-    await trio.sleep(20 * DROP_AFTER_S)
+    await trio.sleep(5 * DROP_AFTER_S)
     assert not await is_dropped(spine, txid)
 
 
