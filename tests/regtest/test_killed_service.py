@@ -127,7 +127,6 @@ async def wait_settled(service: ServiceProcess, payment: Signed, block_hash: str
     raise TimeoutError(f"payment {payment.txid} is in block {block_hash}; the feed says {said}")
 
 
-@pytest.mark.timeout(180)
 async def test_killed_at_random_moments_its_feed_has_no_gap_and_ends_with_the_truth(
     programs: None, tmp_path: Path, shop: Shop
 ) -> None:

@@ -128,7 +128,6 @@ async def replace_when_seen(bitcoind: Bitcoind, service: ServiceProcess, rivals:
             await trio.sleep(LOOK_AGAIN_S)
 
 
-@pytest.mark.timeout(180)
 async def test_of_a_hundred_payments_each_third_is_replaced(
     private_bitcoind: Bitcoind, private_pair: Pair, tmp_path: Path, shop: Shop
 ) -> None:

@@ -131,7 +131,6 @@ def closed_sessions(service: ServiceProcess) -> list[Event]:
     return [event for event in service.log_events() if event["event"] == "electrum.session_closed"]
 
 
-@pytest.mark.timeout(180)
 async def test_branch_with_more_work_wins_whoever_serves_it(tmp_path: Path, shop: Shop) -> None:
     """Of two branches the one with more work is followed; a server on the other one is let go after 30 s, not before.
 
@@ -256,7 +255,6 @@ async def height_of(server: ElectrumX) -> int:
     return height
 
 
-@pytest.mark.timeout(180)
 async def test_many_watches_come_up_on_a_server_that_slows_callers_down(bitcoind: Bitcoind, tmp_path: Path) -> None:
     """Five thousand watches come up on an ElectrumX with its own limits, in one session; ``/readyz`` shows how far."""
     stock = dict.fromkeys(("COST_SOFT_LIMIT", "COST_HARD_LIMIT"))
