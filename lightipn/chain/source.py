@@ -157,7 +157,7 @@ class ChainSource(Protocol):
         """Forget a scripthash."""
 
     def recheck(self, scripthash: ScriptHash, *, after_s: float, server: str = "") -> None:
-        """Ask for the history again, whatever the status says; of one server if it is named, else of all."""
+        """Ask again whatever was absorbed: one server if it is named (which may say by now what is known), else all."""
 
     def updates(self) -> AsyncIterator[Update]:
         """Yield what changed; bounded inside, so a slow reader slows the source."""

@@ -148,7 +148,7 @@ class ServerPool:
     def _is_hopeful(self, candidate: _Candidate, *, even_if_late: bool) -> bool:
         """Tell whether a server failed at most once, so that its next try may well succeed."""
         was_tried = candidate.is_taken or candidate.state.reason != "not-tried"
-        is_excluded = self._is_banned(candidate) or candidate.state.verdict in ("distrusted", "behind")
+        is_excluded = self._is_banned(candidate) or candidate.state.verdict in ("distrusted", "behind", "misbehaved")
         return was_tried and (candidate.failures <= 1 or even_if_late) and not is_excluded
 
     def _is_banned(self, candidate: _Candidate) -> bool:

@@ -126,7 +126,9 @@ class ElectrumProtocol:
     def _parse_line(self, line: bytes) -> list[Incoming]:
         structures = line.count(b"{") + line.count(b"[")
         if structures > FREE_STRUCTURES + len(line) // BYTES_PER_STRUCTURE:
-            raise ProtocolError(f"line of {len(line)} bytes holds {structures} lists and objects")
+            raise ProtocolError(
+                f"line of {len(line)} bytes holds {structures} lists and objects", raw=line[:KEPT_LINE_BYTES]
+            )
         try:
             decoded = msgspec.json.decode(line)
         except (ValueError, RecursionError) as error:  # DecodeError is a ValueError

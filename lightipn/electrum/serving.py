@@ -195,7 +195,8 @@ class Serving:
         if refusals:
             codes = sorted(set(refusals.values()))
             log.warning("electrum.subscriptions_refused", server=self.name, count=len(refusals), codes=codes)
-        self._refused_batches = self._refused_batches + 1 if refusals and not statuses else 0
+        is_refusing = bool(SERVER_TROUBLE_CODES.intersection(refusals.values())) and not statuses
+        self._refused_batches = self._refused_batches + 1 if is_refusing else 0
         if self._refused_batches > MOST_REFUSED_BATCHES:
             self.session.fail(SourceUnavailableError("refuses all subscriptions"))
         if SERVER_TROUBLE_CODES.intersection(refusals.values()):

@@ -349,7 +349,6 @@ async def test_server_that_is_not_to_be_used_is_no_voice(
     assert pool.voices() == 1
 
 
-@pytest.mark.xfail(reason="a server that rests for ten minutes still counts as one that may be back", strict=True)
 async def test_server_that_broke_the_protocol_is_no_voice(
     memory: MemoryConnector, nursery: trio.Nursery, autojump_clock: Clock
 ) -> None:

@@ -328,7 +328,6 @@ def test_what_broke_the_protocol_is_kept(line: bytes) -> None:
     assert caught.value.raw == line[:KEPT_LINE_BYTES]
 
 
-@pytest.mark.xfail(reason="the limit of lists and objects in a line does not keep the line", strict=True)
 @pytest.mark.parametrize("line", DEEP)
 def test_beginning_of_a_line_of_empty_shells_is_kept(line: bytes) -> None:
     """A line that is refused before it is read leaves its beginning as evidence, too."""
