@@ -1,6 +1,6 @@
 """Unconfirmed payments, which nothing can prove: they are believed once enough servers hold them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import structlog.testing
@@ -245,6 +245,26 @@ async def test_what_is_gone_comes_back_only_where_it_is_listed(trio_spine: Spine
     spine.source.named[TWO].history_of = lambda _: (HistoryEntry(first, None),)
     await spine.absorb(server=TWO)
     assert (await spine.entries())[first].state == Replaced(second)
+
+
+async def test_what_never_stood_is_told_to_nobody(trio_spine: Spine) -> None:
+    """Of two new claims that exclude each other one enters, and the other is neither seen nor replaced."""
+    spine = trio_spine
+    (spend,) = outputs_for(spine, 1)
+    await spine.follow()
+    rivals = [parse_transaction(raw_transaction([spend], [(amount_sat, SHOP_SCRIPT)])) for amount_sat in (900, 800)]
+    known = {rival.txid: rival.raw for rival in rivals}
+
+    def holder_of(held: Sequence[Transaction]) -> Callable[[Txid], bytes | None]:
+        txids = [one.txid for one in held]
+        return lambda txid: known.get(txid) if txid in txids else spine.chain.transaction(txid)
+
+    for server, held in zip(spine.servers(), (rivals, rivals[:1], rivals[1:]), strict=True):
+        server.transaction_of = holder_of(held)
+    await tell_claim(spine, ONE, *known)
+    told = sorted([await spine.told_of(rival.txid) for rival in rivals])
+    assert told == [[], ["payment.seen"]]
+    assert (await spine.totals())[1] in (800, 900)
 
 
 async def test_server_that_lags_does_not_bring_the_original_back(trio_spine: Spine) -> None:

@@ -103,6 +103,21 @@ async def test_inventions_of_one_server_do_not_flood_the_others(live_spine: Spin
     assert spine.source.reports == []
 
 
+@pytest.mark.slow
+async def test_true_claims_cost_nothing(live_spine: Spine, autojump_clock: object) -> None:
+    """Hundreds of payments that others hold too are all told within seconds, though one server brings them all."""
+    spine = live_spine
+    scripts = [forge.made_up_script(f"customer {number}") for number in range(15)]
+    for script in scripts:
+        await spine.subscribe(script)
+        for _ in range(20):
+            spine.chain.pay(script, 1_000)
+    for script in scripts:
+        await spine.source.tell(scripthash_of(script), server=ONE)
+    await trio.sleep(10.0)
+    assert len(await spine.feed()) == 300
+
+
 async def test_payment_is_told_in_spite_of_a_flood(live_spine: Spine, autojump_clock: object) -> None:
     """While one server floods, what two others hold is told at once."""
     spine = live_spine
