@@ -113,6 +113,7 @@ class ServerPool:
         self._failures_in_a_row = 0
         self._evidence: list[Misbehaviour] = []
         self._has_begun = False
+        self._was_connected = False
         self._reunited_at = -math.inf
         self.changed = trio.Event()
 
@@ -269,8 +270,9 @@ class ServerPool:
                 self._check_independence(session)
                 if self._is_banned(candidate):
                     raise SourceMisbehavedError(candidate.state.reason)  # caught while it was being connected to
-                if not any(other.session is not None for other in self._candidates):
+                if self._was_connected and not any(other.session is not None for other in self._candidates):
                     self._reunited_at = trio.current_time()
+                self._was_connected = True
                 candidate.session = session
                 candidate.state = replace(
                     candidate.state,

@@ -276,8 +276,8 @@ class ElectrumSource:
                     await finished.wait()
         if answers:
             return answers[0]
-        # a refusal says more than a broken link
-        raise next((error for error in errors if isinstance(error, SourceRefusedError)), errors[0])
+        # refused is what all refuse: of a server whose link broke nobody knows what it would have said
+        raise next((error for error in errors if not isinstance(error, SourceRefusedError)), errors[0])
 
     async def _wait_servings(self, server: str, avoid: AbstractSet[str]) -> list[Serving]:
         with trio.move_on_after(NO_SERVER_WAIT_S):

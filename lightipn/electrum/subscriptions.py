@@ -18,7 +18,9 @@ Laws, each a test:
 (c) a status equal to the absorbed one ends any doubt;
 (d) a doubt has at most one deadline;
 (e) a history that does not hash to the announced status is first a race: wait for the next status until the deadline;
-    then it may be a lost notice: ask for the status and the history once more, and only then blame the server;
+    then it may be a lost notice: ask for the status and the history once more, and only then blame the server. The
+    same holds for one that contradicts itself: between a block and the refresh of its mempool, ElectrumX lists a
+    transaction twice;
 (f) a (scripthash, status) is fetched once while nothing contradicts it;
 (g) if moving the mempool entries of the last history to the tip gives the announced status, nothing is fetched.
 The caller must: send what ``take_subscribes`` gives and hand the answers to ``answered``; fetch every ``Fetch`` it is
@@ -284,14 +286,19 @@ class SubscriptionBook:
         doubt = self._doubts[fetch.scripthash]
         if doubt.announced != fetch.status:  # law (b)
             return self._fetch(fetch.scripthash, doubt.announced)
-        if status_of(history) != fetch.status:  # law (e)
+        flaw = "" if status_of(history) == fetch.status else "history does not hash to the announced status"
+        if not flaw:
+            try:
+                check_history(history)
+            except HistoryError as error:
+                flaw = str(error)
+        if flaw:  # law (e)
             if doubt.stage is _Stage.LAST_FETCH:
-                raise HistoryError("history does not hash to the announced status")
+                raise HistoryError(flaw)
             doubt.stage = _Stage.MISMATCHED
             doubt.deadline = now + STALENESS_S if doubt.deadline is None else doubt.deadline
             self._schedule(doubt.deadline, fetch.scripthash)
             return None
-        check_history(history)
         doubt.stage, doubt.deadline = _Stage.TOLD, None
         self._keep(fetch.scripthash, history)
         return Changed(fetch.scripthash, fetch.status, history)

@@ -186,6 +186,7 @@ class ChainView:
         self._places = dict(other._places)
         self._mempool = dict(other._mempool)
         self._made_up = dict(other._made_up)
+        self._funding = set(other._funding)
 
     def _unconfirmed_parents(self, txid: Txid) -> list[Txid]:
         return [spend.txid for spend in self._index.transactions[txid].spends if spend.txid in self._mempool]

@@ -188,7 +188,7 @@ class ChainFollower:
             )
         )
 
-    async def _sync(self, server: str, height: int, raw_header: bytes) -> None:
+    async def _sync(self, server: str, height: int, raw_header: bytes, *, is_again: bool = False) -> None:
         """Find where the server's chain leaves ours, and adopt it from there on if it has more work.
 
         Headers are fetched without the lock: a server that takes its time keeps no other one waiting. So our chain may
@@ -217,13 +217,13 @@ class ChainFollower:
             last_hash = parse_header(headers[-1]).block_hash
             if delta is not None:
                 start, headers = asked_from, []
-            page = await self._fetch_page(server, asked_from, height)
-            if not page:
-                # It may have followed a reorg to a lower height since it spoke. One that keeps saying so lags behind
-                # its own word, and gains nothing: a height without headers counts for nothing.
-                raise SourceUnavailableError(f"server has no header {asked_from} now", source=server)
+            page = await self._next_page(server, asked_from, height)
             if parse_header(page[0]).previous_hash != last_hash:
-                raise HeaderError(f"header {asked_from} does not link to the one below it")
+                if is_again:
+                    raise HeaderError(f"header {asked_from} does not link to the one below it")
+                # Between two pages it may have followed a reorg.
+                await self._sync(server, height, raw_header, is_again=True)
+                return
             headers += page
         if height < self.chain.tip_height:
             log.info("tracker.server_behind", server=server, height=height, our_height=self.chain.tip_height)
@@ -247,6 +247,14 @@ class ChainFollower:
     async def _fetch_page(self, server: str, start: int, last: int) -> list[bytes]:
         count = min(RETARGET_BLOCKS, last - start + 1)
         return await self._wiring.source.fetch_headers(start, count, server=server)
+
+    async def _next_page(self, server: str, start: int, last: int) -> list[bytes]:
+        page = await self._fetch_page(server, start, last)
+        if not page:
+            # It may have followed a reorg to a lower height since it spoke. One that keeps saying so gains nothing: a
+            # height without headers counts for nothing.
+            raise SourceUnavailableError(f"server has no header {start} now", source=server)
+        return page
 
     async def _find_fork(self, server: str, height: int) -> tuple[int, list[bytes]]:
         """Return a height at which the server's chain stands on ours, and its headers from there on (one page)."""

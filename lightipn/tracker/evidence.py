@@ -7,7 +7,7 @@ servers hold it, its inputs are there, and nothing that stands contradicts it.
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -15,11 +15,17 @@ import trio
 
 from lightipn.bitcoin.hashes import ScriptHash, Txid, hex_of, scripthash_of
 from lightipn.bitcoin.header import parse_header
-from lightipn.bitcoin.transaction import Outpoint, Transaction
+from lightipn.bitcoin.transaction import AMBIGUOUS_BYTES, Outpoint, Transaction
 from lightipn.chain.history import HistoryEntry
 from lightipn.chain.source import ChainSource, MerkleBranch, Misbehaviour, ScriptHashChanged
 from lightipn.chain.verifier import Confirmed, Evidence, Missing, Unconfirmed, accept_branch, accept_transaction
-from lightipn.errors import MerkleBranchError, SourceError, SourceRefusedError, TransactionError
+from lightipn.errors import (
+    MerkleBranchError,
+    SourceError,
+    SourceRefusedError,
+    SourceUnavailableError,
+    TransactionError,
+)
 from lightipn.ledger.entries import ScriptPayments
 from lightipn.ledger.relevance import unrelated_of
 from lightipn.tracker.chain_follower import ChainFollower
@@ -35,6 +41,7 @@ CREDIT = 200.0
 CREDIT_A_SECOND = 1.0
 HEARING_TIMEOUT_S = 5.0
 PREVOUTS_TIMEOUT_S = 2.0
+SILENCE_S = 5.0
 MOST_PREVOUTS = 100
 PARENTS_KEPT = 200
 
@@ -95,6 +102,7 @@ class EvidenceFetcher:
         self._follower = follower
         self._min_seen_by = min_seen_by
         self._parents: OrderedDict[Txid, Transaction] = OrderedDict()
+        self._silent_until: dict[Txid, float] = {}
         self._credit = _Credit()
 
     @property
@@ -147,6 +155,8 @@ class EvidenceFetcher:
             try:
                 return accept_transaction(txid, answer.raw)
             except TransactionError as error:
+                if len(answer.raw) == AMBIGUOUS_BYTES:  # refused by us, and yet it may be what was asked for
+                    raise SourceUnavailableError(str(error), source=answer.server) from error
                 self._report_transaction(answer.server, txid, error, answer.raw)
                 avoid.add(answer.server)
 
@@ -256,7 +266,8 @@ class EvidenceFetcher:
                 hearing.transaction = accept_transaction(txid, raw)
             hearing.holding.add(server)
         except TransactionError as error:
-            self._report_transaction(server, txid, error, raw)
+            if len(raw) != AMBIGUOUS_BYTES:
+                self._report_transaction(server, txid, error, raw)
         except SourceRefusedError:
             hearing.denying.add(server)
         except SourceError:
@@ -343,8 +354,8 @@ class EvidenceFetcher:
     def _log_refusal(self, txid: Txid, server: str, reason: str) -> None:
         log.info("tracker.claim_not_believed", server=server, txid=hex_of(txid), reason=reason)
 
-    async def listed(self, txid: Txid, scripthash: ScriptHash) -> Hearing:
-        """Ask all servers whether they list a transaction for a script.
+    async def listed(self, txid: Txid, scripthash: ScriptHash, *, servers: Iterable[str] | None = None) -> Hearing:
+        """Ask servers, by default all, whether they list a transaction for a script.
 
         A node with an index of all transactions still has the bytes of one whose block left the chain; only a list says
         that it counts.
@@ -358,22 +369,30 @@ class EvidenceFetcher:
 
         with trio.move_on_after(HEARING_TIMEOUT_S):
             async with trio.open_nursery() as nursery:
-                for server in self._source.connected():
+                for server in self._source.connected() if servers is None else servers:
                     nursery.start_soon(ask, server)
         return hearing
 
     async def holders_without(self, txid: Txid, rival: Txid, scripthash: ScriptHash) -> set[str]:
         """Return the servers that hold a transaction and do not list its rival for the rival's script."""
-        holding = (await self.hear(txid)).holding
-        return holding & (await self.listed(rival, scripthash)).denying
+        needed = self.needed
+        first = (await self.hear(txid, enough=needed)).holding
+        agreeing = (await self.listed(rival, scripthash, servers=first)).denying
+        if len(agreeing) >= needed:
+            return agreeing  # without waiting for those who are silent
+        others = (await self.hear(txid)).holding - first
+        return agreeing | (await self.listed(rival, scripthash, servers=others)).denying
 
     async def _flaw_of(self, transaction: Transaction, holding: set[str], server: str) -> str:
         """Say why a transaction cannot be real; empty if nothing is known against it."""
         prevouts, flaw = await self.prevouts_of(transaction.spends, server)
         if not flaw and len(prevouts) == len(transaction.spends):
             paid_sat = sum(output.amount_sat for output in transaction.outputs)
-            if sum(prevout.amount_sat for prevout in prevouts) < paid_sat:
+            if len(set(transaction.spends)) != len(transaction.spends):
+                flaw = "it spends one output twice"
+            elif sum(prevout.amount_sat for prevout in prevouts) < paid_sat:
                 flaw = "it pays more than it spends"
+            if flaw:
                 for name in sorted(holding):
                     self._report_impossible(name, transaction, flaw)
         return flaw
@@ -393,6 +412,9 @@ class EvidenceFetcher:
         self, spends: Sequence[Outpoint], server: str, *, timeout_s: float = PREVOUTS_TIMEOUT_S
     ) -> tuple[list[Prevout], str]:
         """Return the outputs that are spent, as far as they can be had in time, and what is wrong with one of them."""
+        wanted = dict.fromkeys(outpoint.txid for outpoint in spends[:MOST_PREVOUTS])
+        if timeout_s <= PREVOUTS_TIMEOUT_S:  # who has no time does not wait for the same silence twice
+            wanted = {txid: None for txid in wanted if trio.current_time() > self._silent_until.get(txid, 0.0)}
         parents: dict[Txid, Transaction | None] = {}
         flaws: list[str] = []
 
@@ -406,8 +428,11 @@ class EvidenceFetcher:
 
         with trio.move_on_after(timeout_s):
             async with trio.open_nursery() as nursery:
-                for txid in dict.fromkeys(outpoint.txid for outpoint in spends[:MOST_PREVOUTS]):
+                for txid in wanted:
                     nursery.start_soon(fetch, txid)
+        now = trio.current_time()
+        self._silent_until = {txid: until for txid, until in self._silent_until.items() if until > now}
+        self._silent_until |= dict.fromkeys(wanted.keys() - parents.keys(), now + SILENCE_S)
         prevouts = []
         for outpoint in spends[:MOST_PREVOUTS]:
             parent = parents.get(outpoint.txid)

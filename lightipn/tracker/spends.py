@@ -129,7 +129,7 @@ class SpendWatcher:
         """Look for rivals of payments in the history of a script that they spend from.
 
         Returns:
-            None where no payment spends from it; else whether everything in it could be judged.
+            None where no payment spends from it; else whether everything in it could be judged. If not, ``ask_again``.
         """
         spent = await self._wiring.store.read(lambda db: spend_store.load_spent_outputs(db, update.scripthash))
         if not spent:
@@ -150,14 +150,16 @@ class SpendWatcher:
                 for claim in claims:
                     nursery.start_soon(self._examine_one, claim, spent, update.server, verdicts)
         is_settled = all(verdicts) and not scope.cancelled_caught
-        key = update.server, update.scripthash
         if is_settled:
-            self._rechecks.pop(key, None)
-        else:
-            tries = self._rechecks[key] = self._rechecks.get(key, 0) + 1
-            pause_s = min(FIRST_RECHECK_S * 2.0 ** min(tries - 1, 10), LONGEST_RECHECK_S)
-            self._wiring.source.recheck(update.scripthash, after_s=pause_s, server=update.server)
+            self._rechecks.pop((update.server, update.scripthash), None)
         return is_settled
+
+    def ask_again(self, update: ScriptHashChanged) -> None:
+        """Have a history come again in which something could not be judged yet."""
+        key = update.server, update.scripthash
+        tries = self._rechecks[key] = self._rechecks.get(key, 0) + 1
+        pause_s = min(FIRST_RECHECK_S * 2.0 ** min(tries - 1, 10), LONGEST_RECHECK_S)
+        self._wiring.source.recheck(update.scripthash, after_s=pause_s, server=update.server)
 
     async def _examine_one(
         self, claim: HistoryEntry, spent: Sequence[spend_store.SpentOutput], server: str, verdicts: list[bool]
@@ -208,25 +210,29 @@ class SpendWatcher:
             rival = await self._fetcher.transaction(claim.txid, server)
         except SourceError:
             return False
-        await self._replace(txid, VerifiedEntry(txid=rival.txid, place=place, transaction=rival))
-        return True
+        return await self._replace(txid, VerifiedEntry(txid=rival.txid, place=place, transaction=rival))
 
-    async def _replace(self, txid: Txid, by: VerifiedEntry) -> None:
-        def work(db: Database) -> tuple[list[PaymentEvent], bool]:
+    async def _replace(self, txid: Txid, by: VerifiedEntry) -> bool:
+        """Replace a payment; False if a reorg took the rival's block meanwhile."""
+
+        def work(db: Database) -> tuple[list[PaymentEvent], bool, bool]:
             events: list[PaymentEvent] = []
             is_due = False
             now = self._wiring.clock()
+            if not self._follower.holds(db, by.place):
+                return [], False, False
             for scripthash in ledger_store.load_scripts_of(db, txid):
                 payments = ledger_store.load_payments(db, scripthash)
-                if payments is not None and self._follower.holds(db, by.place):
-                    delta = rules.replaced(payments, txid, by, now=int(now))
-                    is_due |= record_delta(db, self._wiring.policies, payments, delta, now=now)
-                    events += delta.events
-            return events, is_due
+                assert payments is not None  # an entry's script is there
+                delta = rules.replaced(payments, txid, by, now=int(now))
+                is_due |= record_delta(db, self._wiring.policies, payments, delta, now=now)
+                events += delta.events
+            return events, is_due, True
 
         async with self._follower.gate.shared():
-            events, is_due = await self._wiring.store.transact(work)
+            events, is_due, is_done = await self._wiring.store.transact(work)
         self._wiring.tell(events, is_due=is_due)
+        return is_done
 
     # --- vanishing ---
 
@@ -277,20 +283,25 @@ class SpendWatcher:
             await self._drop(txid, denied_by=len(hearing.denying))
 
     async def _drop(self, txid: Txid, *, denied_by: int) -> None:
-        def work(db: Database) -> tuple[list[PaymentEvent], bool]:
+        def work(db: Database) -> tuple[list[PaymentEvent], bool, list[ScriptHash]]:
             events: list[PaymentEvent] = []
             is_due = False
             now = self._wiring.clock()
-            for scripthash in ledger_store.load_scripts_of(db, txid):
+            scripthashes = ledger_store.load_scripts_of(db, txid)
+            # It may come back under the very status that was absorbed.
+            ledger_store.forget_status(db, scripthashes)
+            for scripthash in scripthashes:
                 payments = ledger_store.load_payments(db, scripthash)
                 assert payments is not None  # an entry's script is there
                 delta = rules.dropped(payments, txid, denied_by=denied_by)
                 is_due |= record_delta(db, self._wiring.policies, payments, delta, now=now)
                 events += delta.events
-            return events, is_due
+            return events, is_due, scripthashes
 
-        events, is_due = await self._wiring.store.transact(work)
+        events, is_due, scripthashes = await self._wiring.store.transact(work)
         self._wiring.tell(events, is_due=is_due)
+        for scripthash in scripthashes:
+            self._wiring.source.recheck(scripthash, after_s=0.0)
 
 
 def _lowest_rival_height(update: ScriptHashChanged, spent: Sequence[spend_store.SpentOutput]) -> int:

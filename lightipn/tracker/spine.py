@@ -116,14 +116,16 @@ class Tracker:
             following = self._under_way.pop(key)
 
     async def _take_in(self, update: ScriptHashChanged, nursery: trio.Nursery) -> None:
-        is_examined = await self._spends.examine(update)
         record = await self._wiring.store.read(lambda db: ledger_store.load_script(db, update.scripthash))
         if record is not None:
             await self._absorb(update, record, nursery)
-        elif is_examined:  # watched only because a payment spends from it
+        is_examined = await self._spends.examine(update)  # afterwards: it never delays what the script was paid
+        if record is None and is_examined is not None:  # watched only because a payment spends from it
             self._wiring.source.absorbed(update.scripthash, update.status, server=update.server, is_news=True)
-        else:  # removed meanwhile; whoever removed it has the source told
+        if record is None and is_examined is None:  # removed meanwhile; whoever removed it has the source told
             self._rechecks.pop((update.server, update.scripthash), None)
+        if is_examined is False:
+            self._spends.ask_again(update)
 
     def _recheck(self, update: ScriptHashChanged, *, reason: str, first_s: float = FIRST_RECHECK_S) -> None:
         """Ask this server again later: something of its history could not be fetched, proved or believed."""
@@ -246,7 +248,7 @@ class Tracker:
             delta.events,
             is_due=is_due,
             is_complete=is_complete,
-            unconfirmed=tuple(e for e in after.values() if isinstance(e.state, Unconfirmed) and e.txid in listed),
+            unconfirmed=tuple(entry for entry in after.values() if isinstance(entry.state, Unconfirmed)),
             unlisted=unlisted,
         )
 
@@ -280,8 +282,8 @@ class Tracker:
         place = proved[0].state
         assert isinstance(place, Confirmed)
         try:
-            headers = await self._wiring.source.fetch_headers(place.height, 1, server=update.server)
             history = await self._wiring.source.fetch_history(update.scripthash, server=update.server)
+            headers = await self._wiring.source.fetch_headers(place.height, 1, server=update.server)
         except SourceError:
             return
         if any(claim.txid == proved[0].txid for claim in history):

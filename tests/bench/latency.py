@@ -4,7 +4,8 @@
 
 A second session of the benchmark's own subscribes to the same scripthashes at the same ElectrumX; the push it receives
 is the start of the clock, the arrival of the IPN's request at the shop the end. Each payment is made alone, with a
-pause, since ElectrumX holds back what follows within a second.
+pause: ElectrumX holds back what follows within a second, and the service's last question about a block comes half a
+second after it.
 
 With ``--servers N`` there are N ElectrumX on one bitcoind and two services: one on the first server, and one on all of
 them, whose clock starts with the first push of any. Payments go to them in turn, so both are measured in one run, and
@@ -28,7 +29,7 @@ from tests.regtest.nodes import Bitcoind, ElectrumX, open_bitcoind, open_electru
 from tests.regtest.shop import Shop, open_shop
 from tests.service_process import ServiceProcess, open_service
 
-PAUSE_S = 1.3
+PAUSE_S = 2.0
 DEADLINE_S = 20.0
 AMOUNT_SAT = 100_000
 AMOUNT_TEXT = "0.001"

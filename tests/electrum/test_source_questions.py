@@ -191,13 +191,13 @@ async def test_refusal_of_a_slow_server_is_waited_for(
     assert trio.current_time() == 3 * HEDGE_S
 
 
-async def test_refusal_says_more_than_silence(
+async def test_refused_is_what_all_refuse(
     source: ElectrumSource, memory: MemoryConnector, autojump_clock: Clock
 ) -> None:
-    """Where one server refuses and the others are gone, the refusal is what the caller learns."""
+    """Where one server refuses and the others are gone, nobody knows what they would have said."""
     for host in (A, B):
         memory.servers[host].behaviour = Behaviour(stalls=True)
-    with pytest.raises(SourceRefusedError):
+    with pytest.raises(SourceUnavailableError):
         await source.fetch_transaction(UNKNOWN_TXID, prefer=NAMES[1])
 
 
