@@ -154,12 +154,12 @@ class SpendWatcher:
             self._rechecks.pop((update.server, update.scripthash), None)
         return is_settled
 
-    def ask_again(self, update: ScriptHashChanged) -> None:
-        """Have a history come again in which something could not be judged yet."""
+    def ask_again(self, update: ScriptHashChanged, *, server: str) -> None:
+        """Have a history come again in which something could not be judged yet; from all where no server is named."""
         key = update.server, update.scripthash
         tries = self._rechecks[key] = self._rechecks.get(key, 0) + 1
         pause_s = min(FIRST_RECHECK_S * 2.0 ** min(tries - 1, 10), LONGEST_RECHECK_S)
-        self._wiring.source.recheck(update.scripthash, after_s=pause_s, server=update.server)
+        self._wiring.source.recheck(update.scripthash, after_s=pause_s, server=server)
 
     async def _examine_one(
         self, claim: HistoryEntry, spent: Sequence[spend_store.SpentOutput], server: str, verdicts: list[bool]

@@ -120,12 +120,13 @@ class Tracker:
         if record is not None:
             await self._absorb(update, record, nursery)
         is_examined = await self._spends.examine(update)  # afterwards: it never delays what the script was paid
-        if record is None and is_examined is not None:  # watched only because a payment spends from it
-            self._wiring.source.absorbed(update.scripthash, update.status, server=update.server, is_news=True)
-        if record is None and is_examined is None:  # removed meanwhile; whoever removed it has the source told
-            self._rechecks.pop((update.server, update.scripthash), None)
         if is_examined is False:
-            self._spends.ask_again(update)
+            # What is absorbed by now is not told again by one server alone.
+            self._spends.ask_again(update, server=update.server if record is None else "")
+        elif record is None and is_examined:  # watched only because a payment spends from it
+            self._wiring.source.absorbed(update.scripthash, update.status, server=update.server, is_news=True)
+        elif record is None:  # removed meanwhile; whoever removed it has the source told
+            self._rechecks.pop((update.server, update.scripthash), None)
 
     def _recheck(self, update: ScriptHashChanged, *, reason: str, first_s: float = FIRST_RECHECK_S) -> None:
         """Ask this server again later: something of its history could not be fetched, proved or believed."""
