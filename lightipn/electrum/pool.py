@@ -192,6 +192,11 @@ class ServerPool:
                     candidate.session.fail(SourceMisbehavedError(reason))
         self.tell_changed()
 
+    def note(self, found: Misbehaviour) -> None:
+        """Keep what a server said that others do not say; it proves nothing, and bans nobody."""
+        self._evidence.append(replace(found, observed_at=int(self._clock())))
+        self.tell_changed()
+
     def demote(self, name: str, reason: str) -> None:
         """End the session with a server that is of no use now."""
         sessions = [candidate.session for candidate in self._candidates if candidate.session is not None]

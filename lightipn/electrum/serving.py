@@ -14,7 +14,7 @@ import trio
 
 from lightipn.bitcoin.hashes import ScriptHash, hex_of
 from lightipn.chain.history import Status
-from lightipn.chain.source import ScriptHashChanged, TipChanged, Update
+from lightipn.chain.source import Misbehaviour, ScriptHashChanged, TipChanged, Update
 from lightipn.electrum import methods
 from lightipn.electrum.protocol import Answer, Call, Notification, Refusal
 from lightipn.electrum.session import Session
@@ -41,6 +41,7 @@ class Serving:
         known: scripthash → absorbed status; shared by all servers, and owned by the source.
         is_assigned: tells whether a scripthash is this server's to watch.
         updates: where news goes.
+        note: keeps what servers disagree about.
         gap_since: from when on the watches have been without a server.
     """
 
@@ -52,6 +53,7 @@ class Serving:
         is_assigned: Callable[[ScriptHash], bool],
         updates: trio.MemorySendChannel[Update],
         tell_changed: Callable[[], None],
+        note: Callable[[Misbehaviour], None],
         gap_since: float,
         sweep_interval_s: float,
     ) -> None:
@@ -64,6 +66,7 @@ class Serving:
         self._known = known
         self._updates = updates
         self._tell_changed = tell_changed
+        self._note = note
         self._sweep_interval_s = sweep_interval_s
         self._fetches, self._to_fetch = trio.open_memory_channel[Fetch](math.inf)  # at most one a scripthash waits
         self._started_at: float | None = trio.current_time()  # None once all watches were subscribed
@@ -294,6 +297,14 @@ class Serving:
             disagreements = self.book.due(now=trio.current_time())
             if disagreements:
                 log.info("electrum.servers_disagree", server=self.name, scripthashes=disagreements)
+                self._note(
+                    Misbehaviour(
+                        server=self.name,
+                        kind="disagreement",
+                        claim=f"the histories of {disagreements} scripts",
+                        contradiction="other servers have said otherwise for a minute; asked again",
+                    )
+                )
             self._subscribe_bell.set()
 
     async def _sweep(self) -> None:

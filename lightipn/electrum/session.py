@@ -40,6 +40,9 @@ PING_INTERVAL_S = 240.0  # servers drop a link that was idle for 600 s
 RECEIVE_BYTES = 65536
 # A block that touches a hundred thousand watches brings 17 MB of notices.
 MAX_NOTIFIED_BYTES_A_MINUTE = 32_000_000
+# Answers are bounded by what was asked; this bounds what one server may have us read in all. The first load of a
+# hundred thousand used addresses is some 50 MB.
+MAX_BYTES_A_MINUTE = 256_000_000
 BALLAST_HEADERS = 8
 BALLAST_UNTIL_CALLS = 12  # this many answers pass 1,024 bytes by themselves
 
@@ -93,6 +96,7 @@ class Session:
         self._sent_at = trio.current_time()
         self._minute_began = trio.current_time()
         self._notified_before = 0
+        self._received_bytes = 0
         self._scope = trio.CancelScope()
         self._take: Callable[[Notification], None] = lambda _: None
 
@@ -229,6 +233,7 @@ class Session:
                 if not data:
                     self.fail(SourceUnavailableError("closed-by-server"))
                     return
+                self._received_bytes += len(data)
                 for message in self._protocol.receive(bytes(data)):
                     self._dispatch(message)
                 self._check_flood()
@@ -240,10 +245,12 @@ class Session:
                 return
 
     def _check_flood(self) -> None:
-        """End a link on which notices never stop: answers are bounded by what was asked, notices by this."""
+        """End a link on which notices, or anything, never stop."""
         now = trio.current_time()
         if now - self._minute_began > 60.0:
-            self._minute_began, self._notified_before = now, self._protocol.notified_bytes
+            self._minute_began, self._notified_before, self._received_bytes = now, self._protocol.notified_bytes, 0
+        if self._received_bytes > MAX_BYTES_A_MINUTE:
+            raise ProtocolError(f"more than {MAX_BYTES_A_MINUTE} bytes within a minute")
         if self._protocol.notified_bytes - self._notified_before > MAX_NOTIFIED_BYTES_A_MINUTE:
             raise ProtocolError(f"more than {MAX_NOTIFIED_BYTES_A_MINUTE} bytes of notices within a minute")
 

@@ -299,6 +299,7 @@ class ElectrumSource:
             is_assigned=partial(self._is_assigned, session.name),
             updates=self._send_update,
             tell_changed=self._pool.tell_changed,
+            note=self._pool.note,
             gap_since=trio.current_time() if self._servings else self._lost_at,
             sweep_interval_s=self._sweep_interval_s,
         )

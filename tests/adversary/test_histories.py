@@ -21,7 +21,6 @@ CAUGHT = {
     "hides": {"omits-payment"},
     "wrong_bits": {"false-header"},
     "unlinked_tip": {"false-header"},
-    "tip_inflated": {"false-header"},
     "wrong_genesis": {"wrong-network"},
     "wrong_amount": {"false-transaction"},
     "duplicate_txid": {"false-history"},
