@@ -4,6 +4,7 @@ One task at a time changes the chain. Headers are fetched page by page and each 
 for, so that a flood of headers costs the flooder its proof of work.
 """
 
+import contextlib
 import math
 from collections.abc import Sequence
 
@@ -37,6 +38,7 @@ MAX_FUTURE_S = 7200
 # A server's own node may be this much slower than another's.
 STRAGGLER_PATIENCE_S = 30.0
 STRAGGLER_BLOCKS = 1
+STRAGGLER_ANSWER_S = 5.0
 PERIOD_TIMEOUT_S = 8.0
 TIPS_HEARD_FIRST = 2
 
@@ -138,10 +140,19 @@ class ChainFollower:
                 await self._straggler_bell.wait()
             for server, since in list(self._straggling_since.items()):
                 if since + STRAGGLER_PATIENCE_S <= trio.current_time():
-                    del self._straggling_since[server]
-                    self._wiring.source.demote(
-                        server, f"its tip is {self._latest[server].height}, ours is {self.chain.tip_height}"
-                    )
+                    await self._send_away(server)
+
+    async def _send_away(self, server: str) -> None:
+        """Have a server replaced that does not have our tip; one that merely did not tell of it stays."""
+        headers: list[bytes] = []
+        with trio.move_on_after(STRAGGLER_ANSWER_S), contextlib.suppress(SourceError):
+            headers = await self._wiring.source.fetch_headers(self.chain.tip_height, 1, server=server)
+        latest = self._latest.get(server)
+        self._straggling_since.pop(server, None)
+        has_ours = bool(headers) and parse_header(headers[0]).block_hash == self.chain.tip_hash
+        if latest is None or (has_ours and latest.height <= self.chain.tip_height):
+            return
+        self._wiring.source.demote(server, f"its tip is {latest.height}, ours is {self.chain.tip_height}")
 
     # --- following ---
 

@@ -79,6 +79,18 @@ async def test_payment_whose_coin_a_block_spends_elsewhere_is_replaced(
         assert totals_told(shop, address) == [("0.0", "0.009"), ("0.0", "0.0")]
 
 
+async def restart_without_mempool(bitcoind: Bitcoind, servers: Pair) -> None:
+    """Have a node forget its mempool: it and its servers are stopped, and started again without it."""
+    for server in servers:
+        server.kill()
+    await bitcoind.stop()
+    bitcoind.options = ("-persistmempool=0", "-walletbroadcast=0")
+    await bitcoind.start()
+    assert await bitcoind.rpc("getrawmempool") == []
+    for server in servers:  # bitcoind's password is another one now
+        await server.start()
+
+
 async def test_evicted_payment_is_dropped_and_may_come_back(
     private_bitcoind: Bitcoind, private_pair: Pair, tmp_path: Path, shop: Shop
 ) -> None:
@@ -92,14 +104,7 @@ async def test_evicted_payment_is_dropped_and_may_come_back(
         await publish(payment, bitcoind)
         await wait_told(shop, address, "0.0", "0.006")
 
-        for server in private_pair:
-            server.kill()
-        await bitcoind.stop()
-        bitcoind.options = ("-persistmempool=0", "-walletbroadcast=0")
-        await bitcoind.start()
-        assert await bitcoind.rpc("getrawmempool") == []
-        for server in private_pair:  # bitcoind's password is another one now
-            await server.start()
+        await restart_without_mempool(bitcoind, private_pair)
         await wait_event(service, kind="payment.dropped", txid=payment.txid, deadline_s=30)
         await wait_told(shop, address, "0.0", "0.0")
 
@@ -163,4 +168,32 @@ async def test_of_a_hundred_payments_each_third_is_replaced(
         for payment in payments:
             end = "confirmed" if payment.txid in kept else "replaced"
             assert kinds_of(events, payment.txid) == ["seen", end]
+        assert await service.stop() == 0
+
+
+async def test_payment_out_of_a_lost_block_is_dropped_once_nobody_lists_it(
+    private_bitcoind: Bitcoind, private_pair: Pair, tmp_path: Path, shop: Shop
+) -> None:
+    """A payment whose block was lost is dropped when no mempool takes it up, though bitcoind still hands it out.
+
+    Its index of transactions, which ElectrumX needs, keeps those of lost blocks for ever.
+    """
+    bitcoind = private_bitcoind
+    async with open_service(tmp_path / "lightipn", service_options(*private_pair, electrum_drop_after_s=2)) as service:
+        address = await bitcoind.new_address()
+        await service.subscribe(address, shop.url, max_confirms=1)
+        [coin] = await make_coins(bitcoind, [300_500])
+        payment = await sign_payment(bitcoind, coin, address)
+        await publish(payment, bitcoind)
+        await wait_event(service, kind="payment.seen", txid=payment.txid)
+        [lost] = await bitcoind.mine(1)
+        await wait_event(service, kind="payment.confirmed", txid=payment.txid)
+        await bitcoind.reorg(1, with_transactions=False)
+        await wait_event(service, kind="payment.reverted", txid=payment.txid, block_hash=lost)
+
+        await restart_without_mempool(bitcoind, private_pair)
+        assert (await bitcoind.rpc("getrawtransaction", payment.txid, True))["blockhash"] == lost
+        await wait_event(service, kind="payment.dropped", txid=payment.txid)
+        await wait_told(shop, address, "0.0", "0.0")
+        assert_lawful(await service.events())
         assert await service.stop() == 0

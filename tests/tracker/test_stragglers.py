@@ -20,11 +20,21 @@ async def wait_out_patience(spine: Spine) -> list[str]:
 async def test_server_two_blocks_behind_goes(trio_spine: Spine, autojump_clock: object) -> None:
     """A server whose tip is two blocks below ours is sent away after half a minute, and not reported."""
     spine = trio_spine
+    spine.source.named[TWO].chain = spine.chain.copy(seed=9)
     spine.chain.mine(2)
     await spine.follow(ONE)
     await spine.follow(THREE)
     assert await wait_out_patience(spine) == [TWO]
     assert spine.source.reports == []
+
+
+async def test_server_that_merely_did_not_tell_stays(trio_spine: Spine, autojump_clock: object) -> None:
+    """A server that has our tip when it is asked lost its notices, and is as good as the others."""
+    spine = trio_spine
+    spine.chain.mine(2)
+    await spine.follow(ONE)
+    await spine.follow(THREE)
+    assert await wait_out_patience(spine) == []
 
 
 async def test_server_one_block_behind_stays(trio_spine: Spine, autojump_clock: object) -> None:
@@ -53,6 +63,7 @@ async def test_server_that_creeps_behind_goes(trio_spine: Spine, autojump_clock:
     """A server that tells new tips, but always two blocks late, is behind from the first time on."""
     spine = trio_spine
     for _ in range(4):
+        spine.source.named[TWO].chain = spine.chain.copy(seed=9)
         spine.chain.mine(2)
         await spine.follow(ONE)
         await spine.follow(THREE)
@@ -148,10 +159,12 @@ async def test_server_that_shows_what_it_claimed_stays(trio_spine: Spine, autoju
 async def test_several_go_each_in_its_time(trio_spine: Spine, autojump_clock: object) -> None:
     """Each server's patience ends for itself."""
     spine = trio_spine
+    spine.source.named[TWO].chain = spine.chain.copy(seed=9)
     spine.chain.mine(2)
     await spine.follow(ONE)
     await spine.follow(THREE)
     await trio.sleep(STRAGGLER_PATIENCE_S / 2)
+    spine.source.named[THREE].chain = spine.chain.copy(seed=9)
     spine.chain.mine(2)
     await spine.follow(ONE)
     await trio.sleep(STRAGGLER_PATIENCE_S / 2 + A_BIT_S)
