@@ -87,6 +87,14 @@ class SpendWatcher:
                 self._armed.add(entry.txid)
         self._arm_bell.set()
 
+    def disarm(self, txids: Iterable[Txid]) -> None:
+        """Forget that confirmed payments were armed.
+
+        A reorg that spends their coins elsewhere shows its rivals before we follow it, while they are settled for us.
+        So the scripts must be looked at again once they are unconfirmed again.
+        """
+        self._armed.difference_update(txids)
+
     async def _arm(self) -> None:
         while True:
             self._arm_bell = trio.Event()

@@ -16,7 +16,7 @@ from lightipn.chain.verifier import Confirmed, Known, Unconfirmed, VerifiedHisto
 from lightipn.errors import SourceError
 from lightipn.ledger import rules
 from lightipn.ledger.entries import GONE, LedgerEntry, ScriptPayments
-from lightipn.ledger.events import PaymentEvent
+from lightipn.ledger.events import EventKind, PaymentEvent
 from lightipn.store import ledger as ledger_store
 from lightipn.store.database import Database
 from lightipn.store.ledger import ScriptRecord
@@ -168,6 +168,7 @@ class Tracker:
                 is_news |= bool(recorded.events) or not payments.entries
                 if is_last:
                     self._answer(update, recorded, is_complete, is_news=is_news, is_unwitnessed=is_unwitnessed)
+            self._spends.disarm(event.txid for event in recorded.events if event.kind is EventKind.CONFIRMED)
             self._spends.arm(recorded.unconfirmed)
             self._wiring.tell(recorded.events, is_due=recorded.is_due)
         if is_complete and record.wanted_until is not None and record.absorbed_at is None:

@@ -192,6 +192,23 @@ async def test_rival_in_a_block_replaces(live_spine: Spine) -> None:
     assert [(event.replaced_by, event.trust) for event in (await spine.feed())[-1:]] == [(rival, "proved")]
 
 
+async def test_rival_told_before_its_reorg_replaces(live_spine: Spine) -> None:
+    """A branch that spends a confirmed payment's coin elsewhere replaces it, though its rival was told before it."""
+    spine = live_spine
+    txid = await pay(spine)
+    spine.chain.mine()
+    await spine.publish()
+    spine.chain.reorg(1, blocks=0)
+    rival = spine.chain.replace(txid, script=THIEF_SCRIPT)
+    spine.chain.mine(2)
+    await spine.source.tell(WALLET)
+    await spine.settle()
+    assert (await spine.told_of(txid))[-1] == "payment.confirmed"
+    await spine.publish()
+    assert (await spine.told_of(txid))[-2:] == ["payment.reverted", "payment.replaced"]
+    assert (await spine.entries())[txid].state == Replaced(rival)
+
+
 async def test_rival_of_one_liar_replaces_nothing(live_spine: Spine, autojump_clock: object) -> None:
     """A rival that one server of three holds changes nothing; it is asked again with growing pauses."""
     spine = live_spine
