@@ -38,13 +38,9 @@ from lightipn.parts import (
     servers_of,
 )
 from lightipn.service.desk import Doorbells, Service, no_bell
-from lightipn.store import chain as chain_store
 from lightipn.store import servers as server_store
 from lightipn.store.database import Store, open_store, sole_service
-from lightipn.tracker.chain_follower import ChainFollower, open_chain
-from lightipn.tracker.evidence import EvidenceFetcher
-from lightipn.tracker.spends import SpendWatcher
-from lightipn.tracker.spine import Tracker
+from lightipn.tracker.spine import Tracker, open_tracker
 from lightipn.tracker.wiring import Wiring
 from lightipn.upkeep import WatchKeeper, keep_house, look_at_database, save_servers, write_servers
 
@@ -98,7 +94,6 @@ class _Rooms:
     store: Store
     pool: ServerPool
     source: ElectrumSource
-    follower: ChainFollower
     tracker: Tracker
     dispatcher: Dispatcher
     keeper: WatchKeeper
@@ -108,8 +103,8 @@ class _Rooms:
         """Return what ``/readyz`` says."""
         return Readiness(
             network=self.config.network.name,
-            tip_height=self.follower.chain.tip_height,
-            is_tip_proved=self.follower.is_tip_proved,
+            tip_height=self.tracker.follower.chain.tip_height,
+            is_tip_proved=self.tracker.follower.is_tip_proved,
             watches=self.source.statistics(),
             servers=tuple(self.source.servers()),
         )
@@ -119,8 +114,6 @@ async def _build(config: Config, store: Store, sender: Sender, rules: AddressRul
     """Build every room over the open database."""
     policies = policies_of(config)
     checkpoints = checkpoints_of(config.network)
-    await store.transact(lambda db: chain_store.save_base_height(db, checkpoints.last.height))
-    lowest_height, raw_headers = await store.read(chain_store.load_headers)
     dispatcher = Dispatcher(
         store=store,
         sender=sender,
@@ -134,11 +127,13 @@ async def _build(config: Config, store: Store, sender: Sender, rules: AddressRul
         pool, redundancy=config.electrum.redundancy, sweep_interval_s=config.electrum.sweep_interval_s
     )
     wiring = Wiring(source=source, store=store, policies=policies, ring=dispatcher.ring, clock=time.time)
-    chain = open_chain(config.network, checkpoints, lowest_height, raw_headers)
-    follower = ChainFollower(wiring, chain=chain, checkpoints=checkpoints)
-    fetcher = EvidenceFetcher(source, follower, min_seen_by=config.electrum.min_seen_by)
-    spends = SpendWatcher(wiring, follower=follower, fetcher=fetcher, drop_after_s=config.electrum.drop_after_s)
-    tracker = Tracker(wiring, follower=follower, fetcher=fetcher, spends=spends)
+    tracker = await open_tracker(
+        wiring,
+        network=config.network,
+        checkpoints=checkpoints,
+        min_seen_by=config.electrum.min_seen_by,
+        drop_after_s=config.electrum.drop_after_s,
+    )
     keeper = WatchKeeper(store, source)
     await keeper.load()
     service = Service(
@@ -155,7 +150,6 @@ async def _build(config: Config, store: Store, sender: Sender, rules: AddressRul
         store=store,
         pool=pool,
         source=source,
-        follower=follower,
         tracker=tracker,
         dispatcher=dispatcher,
         keeper=keeper,
@@ -225,7 +219,7 @@ async def _run(
                 "app.service_started",
                 url=url,
                 network=rooms.config.network.name,
-                tip_height=rooms.follower.chain.tip_height,
+                tip_height=rooms.tracker.follower.chain.tip_height,
             )
             task_status.started(RunningService(url=url, service=rooms.service, readiness=rooms.readiness))
         background.cancel_scope.cancel()

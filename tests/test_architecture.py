@@ -274,7 +274,7 @@ def calls_in(file: Path) -> set[str]:
 def test_trust_is_earned_at_one_door() -> None:
     """A confirmed place is made by the verifier, of evidence that it accepted, and by the store that reads it back."""
     makers = {name_of(file) for file in MODULES if "Confirmed" in calls_in(file)}
-    assert makers == {"lightipn/chain/verifier.py", "lightipn/tracker/evidence.py", "lightipn/store/ledger.py"}
+    assert makers == {"lightipn/chain/verifier.py", "lightipn/tracker/proofs.py", "lightipn/store/ledger.py"}
 
 
 def test_byte_order_has_one_home() -> None:

@@ -4,17 +4,13 @@ One task at a time changes the chain. Headers are fetched page by page and each 
 for, so that a flood of headers costs the flooder its proof of work.
 """
 
-import contextlib
-import math
-from collections.abc import Sequence
-
 import structlog
 import trio
 
 from lightipn.bitcoin.hashes import BlockHash, ScriptHash, hex_of
 from lightipn.bitcoin.header import RETARGET_BLOCKS, BlockHeader, parse_header
 from lightipn.bitcoin.network import Network
-from lightipn.chain.checkpoint import Checkpoint, Checkpoints, check_period
+from lightipn.chain.checkpoint import Checkpoint, Checkpoints
 from lightipn.chain.headers import ChainDelta, HeaderChain
 from lightipn.chain.source import Misbehaviour, TipChanged
 from lightipn.chain.verifier import Confirmed, Place
@@ -29,17 +25,14 @@ from lightipn.store import reviews
 from lightipn.store.database import Database
 from lightipn.tracker.events import log_events
 from lightipn.tracker.gate import CommitGate
+from lightipn.tracker.old_headers import OldHeaders
+from lightipn.tracker.server_tips import ServerTips
 from lightipn.tracker.wiring import Wiring
 
 # A confirmation counter never looks deeper than this: what lies lower is not touched when the tip falls.
 DEEPEST_CONFIRMS = 1000
 # Bitcoin Core, MAX_FUTURE_BLOCK_TIME.
 MAX_FUTURE_S = 7200
-# A server's own node may be this much slower than another's.
-STRAGGLER_PATIENCE_S = 30.0
-STRAGGLER_BLOCKS = 1
-STRAGGLER_ANSWER_S = 5.0
-PERIOD_TIMEOUT_S = 8.0
 TIPS_HEARD_FIRST = 2
 
 log = structlog.get_logger("tracker")
@@ -84,75 +77,38 @@ class ChainFollower:
         self.chain = chain
         self._has_begun = False
         self._wiring = wiring
-        self._checkpoints = checkpoints
+        self._server_tips = ServerTips(wiring.source, chain)
+        self._old_headers = OldHeaders(wiring, checkpoints, report=self._report)
         self.gate = CommitGate()
         self._lock = trio.Lock()
         self._tie_height: int | None = None
         self._heard_tips: set[str] = set()
-        self._periods: dict[int, trio.Lock] = {}
         self._tips: dict[str, TipChanged] = {}  # to be followed
         self._followed: set[str] = set()
-        self._latest: dict[str, TipChanged] = {}
-        self._straggling_since: dict[str, float] = {}
         self._bell = trio.Event()
-        self._straggler_bell = trio.Event()
 
     def tell_tip(self, update: TipChanged) -> None:
         """Take note of a server's newest tip; an older one of the same server is forgotten."""
-        self._tips[update.server] = self._latest[update.server] = update
+        self._tips[update.server] = update
+        self._server_tips.tell(update)
         self._bell.set()
 
     def forget_tip(self, server: str) -> None:
         """Take note that a server is gone."""
-        for table in (self._tips, self._latest, self._straggling_since):
-            table.pop(server, None)
+        self._tips.pop(server, None)
+        self._server_tips.forget(server)
 
     async def run(self) -> None:
         """Follow tips for ever, and send servers away that stay behind."""
         await self._review_woken()  # what a crash left undone
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._send_stragglers_away)
+            nursery.start_soon(self._server_tips.run)
             while True:
                 self._bell = trio.Event()
                 for server in self._tips.keys() - self._followed:
                     self._followed.add(server)
                     nursery.start_soon(self._follow, server)
                 await self._bell.wait()
-
-    # --- stragglers ---
-
-    def _note_stragglers(self) -> None:
-        """Note since when each server has been behind, or on a branch with less work."""
-        for server, tip in self._latest.items():
-            lag = self.chain.tip_height - tip.height
-            is_ours = self.chain.hash_at(tip.height) == parse_header(tip.raw_header).block_hash
-            if lag > STRAGGLER_BLOCKS or (lag > 0 and not is_ours):
-                self._straggling_since.setdefault(server, trio.current_time())
-            elif lag >= 0:
-                self._straggling_since.pop(server, None)
-        self._straggler_bell.set()
-
-    async def _send_stragglers_away(self) -> None:
-        while True:
-            self._straggler_bell = trio.Event()
-            due = min(self._straggling_since.values(), default=math.inf) + STRAGGLER_PATIENCE_S
-            with trio.move_on_at(due):
-                await self._straggler_bell.wait()
-            for server, since in list(self._straggling_since.items()):
-                if since + STRAGGLER_PATIENCE_S <= trio.current_time():
-                    await self._send_away(server)
-
-    async def _send_away(self, server: str) -> None:
-        """Have a server replaced that does not have our tip; one that merely did not tell of it stays."""
-        headers: list[bytes] = []
-        with trio.move_on_after(STRAGGLER_ANSWER_S), contextlib.suppress(SourceError):
-            headers = await self._wiring.source.fetch_headers(self.chain.tip_height, 1, server=server)
-        latest = self._latest.get(server)
-        self._straggling_since.pop(server, None)
-        has_ours = bool(headers) and parse_header(headers[0]).block_hash == self.chain.tip_hash
-        if latest is None or (has_ours and latest.height <= self.chain.tip_height):
-            return
-        self._wiring.source.demote(server, f"its tip is {latest.height}, ours is {self.chain.tip_height}")
 
     # --- following ---
 
@@ -172,16 +128,14 @@ class ChainFollower:
             return
         except SourceError as error:
             log.info("tracker.headers_unavailable", server=update.server, reason=str(error))
-            if update.server in self._latest:  # else it is gone; and it does not show what it claims
-                self._straggling_since.setdefault(update.server, trio.current_time())
-                self._straggler_bell.set()
+            self._server_tips.doubt(update.server)
             return
         self._heard_tips.add(update.server)
         if self.is_tip_proved and not self._has_begun:
             # From now on every block is news; before, it was the past.
             await self._wiring.store.transact(event_store.begin_block_events)
             self._has_begun = True
-        self._note_stragglers()
+        self._server_tips.compare()
 
     @property
     def is_tip_proved(self) -> bool:
@@ -248,8 +202,8 @@ class ChainFollower:
 
     def _wins_ties(self, raw_header: bytes) -> bool:
         """Tell whether more servers stand on this tip than on ours, so that one server's block is no obstacle."""
-        tips = [parse_header(tip.raw_header).block_hash for tip in self._latest.values()]
-        if tips.count(parse_header(raw_header).block_hash) <= tips.count(self.chain.tip_hash):
+        its_tip = parse_header(raw_header).block_hash
+        if self._server_tips.count_on(its_tip) <= self._server_tips.count_on(self.chain.tip_hash):
             return False
         # Once a height: who changes sides all the time cannot have us do so.
         is_first, self._tie_height = self._tie_height != self.chain.tip_height, self.chain.tip_height
@@ -385,7 +339,7 @@ class ChainFollower:
             await self._extend_to(height, server)
         if height > self.chain.base.height or height == 0:
             return self.chain.header_at(height)
-        return await self._old_header(height, server)
+        return await self._old_headers.header_at(height, server)
 
     async def _extend_to(self, height: int, server: str) -> None:
         """A history may speak of a block whose header was not announced yet."""
@@ -396,40 +350,3 @@ class ChainFollower:
             except HeaderError as error:
                 self._report(server, height, error, headers[0])
                 raise
-
-    async def _old_header(self, height: int, server: str) -> BlockHeader:
-        stored = await self._wiring.store.read(lambda db: chain_store.load_old_header(db, height))
-        if stored is not None:
-            return parse_header(stored)
-        period = height // RETARGET_BLOCKS
-        async with self._periods.setdefault(period, trio.Lock()):  # each once: it is 160 kB
-            stored = await self._wiring.store.read(lambda db: chain_store.load_old_header(db, height))
-            if stored is not None:
-                return parse_header(stored)
-            headers = await self._fetch_period(period, server)
-            raw_headers = b"".join(header.raw for header in headers)
-            await self._wiring.store.transact(lambda db: chain_store.save_period(db, period, raw_headers))
-            return headers[height % RETARGET_BLOCKS]
-
-    async def _fetch_period(self, period: int, server: str) -> Sequence[BlockHeader]:
-        """Fetch a period of old headers from whoever gives it; the checkpoint at its end proves it.
-
-        Raises:
-            SourceError: nobody does.
-        """
-        failure = SourceError("no server to ask", source=server)
-        for name in [server, *(other for other in self._wiring.source.connected() if other != server)]:
-            try:
-                with trio.fail_after(PERIOD_TIMEOUT_S):
-                    raw_headers = await self._wiring.source.fetch_headers(
-                        period * RETARGET_BLOCKS, RETARGET_BLOCKS, server=name
-                    )
-                return check_period(raw_headers, self._checkpoints.rows[period + 1])
-            except HeaderError as error:
-                self._report(name, (period + 1) * RETARGET_BLOCKS - 1, error)
-                failure = error
-            except trio.TooSlowError:
-                failure = SourceUnavailableError("timed-out", source=name)
-            except SourceError as error:
-                failure = error
-        raise failure

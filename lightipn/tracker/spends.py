@@ -26,9 +26,10 @@ from lightipn.store import ledger as ledger_store
 from lightipn.store import spends as spend_store
 from lightipn.store.database import Database
 from lightipn.tracker.chain_follower import ChainFollower
-from lightipn.tracker.evidence import EvidenceFetcher
+from lightipn.tracker.proofs import ProofFetcher
 from lightipn.tracker.recording import record_delta
 from lightipn.tracker.wiring import Wiring
+from lightipn.tracker.witnesses import Witnesses
 
 # Where a server does not say in which block the output is, a rival is looked for this far below the payment.
 RIVAL_DEPTH_BLOCKS = 10
@@ -57,11 +58,18 @@ class SpendWatcher:
     """
 
     def __init__(
-        self, wiring: Wiring, *, follower: ChainFollower, fetcher: EvidenceFetcher, drop_after_s: float
+        self,
+        wiring: Wiring,
+        *,
+        follower: ChainFollower,
+        proofs: ProofFetcher,
+        witnesses: Witnesses,
+        drop_after_s: float,
     ) -> None:
         self._wiring = wiring
         self._follower = follower
-        self._fetcher = fetcher
+        self._proofs = proofs
+        self._witnesses = witnesses
         self._drop_after_s = drop_after_s
         self._spends: OrderedDict[Txid, frozenset[Outpoint]] = OrderedDict()  # of candidates looked at before
         self._rechecks: dict[tuple[str, ScriptHash], int] = {}
@@ -107,7 +115,7 @@ class SpendWatcher:
 
     async def _arm_one(self, txid: Txid, spends: tuple[Outpoint, ...]) -> None:
         """Note what a payment spends, and watch it."""
-        prevouts, _ = await self._fetcher.prevouts_of(spends, "", timeout_s=ARMING_TIMEOUT_S)
+        prevouts, _ = await self._proofs.prevouts_of(spends, "", timeout_s=ARMING_TIMEOUT_S)
         spent = [
             spend_store.SpentOutput(
                 outpoint=prevout.outpoint,
@@ -184,7 +192,7 @@ class SpendWatcher:
         """Give up a script that has too much history; but not on the word of one server, where there are several."""
         said_by = self._busy.setdefault(update.scripthash, set())
         said_by.add(update.server)
-        if len(said_by) < self._fetcher.needed:
+        if len(said_by) < self._witnesses.needed:
             return
         del self._busy[update.scripthash]
         await self._wiring.store.transact(lambda db: spend_store.drop_spends_from(db, update.scripthash))
@@ -195,7 +203,7 @@ class SpendWatcher:
         """Return what a candidate spends; the last few are kept, for a history is looked at again and again."""
         found = self._spends.get(txid)
         if found is None:
-            found = self._spends[txid] = frozenset((await self._fetcher.transaction(txid, server)).spends)
+            found = self._spends[txid] = frozenset((await self._proofs.transaction(txid, server)).spends)
             if len(self._spends) > SPENDS_KEPT:
                 self._spends.popitem(last=False)
         return found
@@ -207,15 +215,15 @@ class SpendWatcher:
             return True
         place: Place | None = None
         if claim.height is not None:
-            place = await self._fetcher.proved_place(claim, server)
+            place = await self._proofs.proved_place(claim, server)
         else:
-            holding = await self._fetcher.holders_without(claim.txid, txid, scripthashes[0])
-            if len(holding) >= self._fetcher.needed:
+            holding = await self._witnesses.holders_without(claim.txid, txid, scripthashes[0])
+            if len(holding) >= self._witnesses.needed:
                 place = Unconfirmed(len(holding))
         if place is None:
             return False
         try:
-            rival = await self._fetcher.transaction(claim.txid, server)
+            rival = await self._proofs.transaction(claim.txid, server)
         except SourceError:
             return False
         return await self._replace(txid, VerifiedEntry(txid=rival.txid, place=place, transaction=rival))
@@ -278,9 +286,9 @@ class SpendWatcher:
             self._suspects.pop(txid, None)
             return
         asked = len(self._wiring.source.connected())
-        hearing = await self._fetcher.listed(txid, scripthashes[0])
+        hearing = await self._witnesses.listed(txid, scripthashes[0])
         denied_since, now = self._suspects.pop(txid, None), trio.current_time()
-        needed, denying = self._fetcher.needed, len(hearing.denying)
+        needed, denying = self._witnesses.needed, len(hearing.denying)
         if len(hearing.holding) >= needed:
             return
         if denying < needed or asked - denying >= needed:  # silence is no denial

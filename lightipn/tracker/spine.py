@@ -1,5 +1,8 @@
 """The histories' side of the spine: fetch what would prove a claim, judge it, commit what holds.
 
+    proofs (what proves itself) ─┐
+    witnesses (who else says so) ┴─► evidence ─► verify ─► record ─► spends (what it spends, from now on)
+
 What could not be proved is not believed, and asked again with growing pauses: "not yet" is never a verdict.
 """
 
@@ -9,44 +12,40 @@ from functools import partial
 import structlog
 import trio
 
-from lightipn.bitcoin.hashes import ScriptHash, Txid, hex_of
+from lightipn.bitcoin.hashes import ScriptHash, hex_of
+from lightipn.bitcoin.network import Network
+from lightipn.chain.checkpoint import Checkpoints
+from lightipn.chain.headers import HeaderChain
 from lightipn.chain.history import UNKNOWN, History
-from lightipn.chain.source import Misbehaviour, ScriptHashChanged, SourceLost, TipChanged
+from lightipn.chain.source import ScriptHashChanged, SourceLost, TipChanged
 from lightipn.chain.verifier import Confirmed, Known, Unconfirmed, VerifiedHistory, missing_of, verify
-from lightipn.errors import SourceError
 from lightipn.ledger import rules
 from lightipn.ledger.entries import GONE, LedgerEntry, ScriptPayments
 from lightipn.ledger.events import EventKind, PaymentEvent
+from lightipn.store import chain as chain_store
 from lightipn.store import ledger as ledger_store
 from lightipn.store.database import Database
 from lightipn.store.ledger import ScriptRecord
-from lightipn.tracker.chain_follower import ChainFollower
+from lightipn.tracker.chain_follower import ChainFollower, open_chain
 from lightipn.tracker.evidence import EvidenceFetcher
+from lightipn.tracker.omissions import NOTHING, Omissions, Unlisted, unlisted_of
+from lightipn.tracker.proofs import ProofFetcher
 from lightipn.tracker.recording import record_delta
 from lightipn.tracker.spends import SpendWatcher
 from lightipn.tracker.wiring import Wiring
+from lightipn.tracker.witnesses import Witnesses
 
 # A payment that the other servers do not hold yet reaches them within a second or two.
 FIRST_WITNESS_RECHECK_S = 0.5
 FIRST_RECHECK_S = 2.0
 LONGEST_RECHECK_S = 300.0
 MAX_LOOKUP_HISTORY = 1000
-# So often a server may leave out a proved payment before it is judged: a minute and more, and several blocks' races.
-PATIENT_OMISSIONS = 5
 # So many entries of a history are proved and committed at a time.
 PART = 500
 # How long the first answer of a lookup waits for what other servers say.
 LOOKUP_GRACE_S = 2.0
 
 log = structlog.get_logger("tracker")
-
-
-@dataclass(frozen=True, slots=True)
-class _Unlisted:
-    """What stands and a history does not list: proved payments, and claimed ones."""
-
-    proved: list[LedgerEntry]
-    claimed: list[Txid]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,43 +56,53 @@ class _Recorded:
     is_due: bool
     is_complete: bool
     unconfirmed: tuple[LedgerEntry, ...] = ()
-    unlisted: _Unlisted = _Unlisted([], [])
+    unlisted: Unlisted = NOTHING
 
 
 class Tracker:
-    """Works the source's updates into the store."""
+    """Works the source's updates into the store.
+
+    Args:
+        chain: as the store holds it.
+        min_seen_by: servers that must hold an unconfirmed payment.
+        drop_after_s: for so long servers must deny a payment before it is dropped.
+    """
 
     def __init__(
-        self, wiring: Wiring, *, follower: ChainFollower, fetcher: EvidenceFetcher, spends: SpendWatcher
+        self, wiring: Wiring, *, chain: HeaderChain, checkpoints: Checkpoints, min_seen_by: int, drop_after_s: float
     ) -> None:
         self._wiring = wiring
-        self._follower = follower
-        self._fetcher = fetcher
-        self._spends = spends
-        self._gate = follower.gate
+        self.follower = ChainFollower(wiring, chain=chain, checkpoints=checkpoints)
+        self.proofs = ProofFetcher(wiring.source, self.follower)
+        self.witnesses = Witnesses(wiring.source, self.proofs, min_seen_by=min_seen_by)
+        self._evidence = EvidenceFetcher(wiring.source, self.proofs, self.witnesses)
+        self._spends = SpendWatcher(
+            wiring, follower=self.follower, proofs=self.proofs, witnesses=self.witnesses, drop_after_s=drop_after_s
+        )
+        self._gate = self.follower.gate
         self._progress = trio.Event()
         self._rechecks: dict[tuple[str, ScriptHash], int] = {}
         # (server, script) under way → the newest update that came meanwhile
         self._under_way: dict[tuple[str, ScriptHash], ScriptHashChanged | None] = {}
-        self._omissions: dict[tuple[str, ScriptHash], int] = {}
+        self._omissions = Omissions(wiring, self.follower)
         self._too_long: dict[ScriptHash, set[str]] = {}  # looked-up scripts, and which servers say so
 
     async def run(self) -> None:
         """Work on updates for ever: each in a task of its own. The source limits how many of a server are under way."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._follower.run)
+            nursery.start_soon(self.follower.run)
             nursery.start_soon(self._spends.run)
             async for update in self._wiring.source.updates():
                 match update:
                     case TipChanged():
-                        self._follower.tell_tip(update)
+                        self.follower.tell_tip(update)
                     case ScriptHashChanged():
                         nursery.start_soon(self._work, update, nursery)
                     case SourceLost():
-                        self._follower.forget_tip(update.server)
-                        for counts in (self._rechecks, self._omissions):
-                            for key in [key for key in counts if key[0] == update.server]:
-                                del counts[key]
+                        self.follower.forget_tip(update.server)
+                        self._omissions.forget(update.server)
+                        for key in [key for key in self._rechecks if key[0] == update.server]:
+                            del self._rechecks[key]
 
     def progress(self) -> trio.Event:
         """Return an event that is set when the next history has been committed."""
@@ -174,7 +183,7 @@ class Tracker:
         if is_complete and record.wanted_until is not None and record.absorbed_at is None:
             nursery.start_soon(self._settle_lookup, update.scripthash)
         self._tell_progress()
-        await self._judge_omission(update, record)
+        await self._omissions.judge(update, record)
 
     def _answer(
         self, update: ScriptHashChanged, recorded: _Recorded, is_complete: bool, *, is_news: bool, is_unwitnessed: bool
@@ -183,11 +192,11 @@ class Tracker:
         key = update.server, update.scripthash
         self._spends.suspect(recorded.unlisted.claimed)
         if recorded.unlisted.proved:
-            self._omissions[key] = self._omissions.get(key, 0) + 1
+            self._omissions.note(update)
             self._recheck(update, reason="proved payments are not listed")
         elif is_complete:
             self._rechecks.pop(key, None)
-            self._omissions.pop(key, None)
+            self._omissions.clear(update)
             self._wiring.source.absorbed(update.scripthash, update.status, server=update.server, is_news=is_news)
         elif is_unwitnessed:
             self._recheck(update, reason="too few servers hold all of it", first_s=FIRST_WITNESS_RECHECK_S)
@@ -206,7 +215,7 @@ class Tracker:
         """Give up a lookup whose history is too long; but not on the word of one server, where there are several."""
         said_by = self._too_long.setdefault(update.scripthash, set())
         said_by.add(update.server)
-        if len(said_by) >= self._fetcher.needed:
+        if len(said_by) >= self.witnesses.needed:
             del self._too_long[update.scripthash]
             trouble = "history-too-long"
             await self._wiring.store.transact(lambda db: ledger_store.save_trouble(db, update.scripthash, trouble))
@@ -217,12 +226,12 @@ class Tracker:
         self, update: ScriptHashChanged, part: History, known: Known, payments: ScriptPayments
     ) -> VerifiedHistory:
         missing = missing_of(part, known)
-        evidence = await self._fetcher.fetch(missing, payments, update.server)
+        evidence = await self._evidence.fetch(missing, payments, update.server)
         # What is said to be confirmed and cannot be proved may still be unconfirmed, if others say so.
         late = [txid for txid in verify(part, known, evidence).unwitnessed if txid not in missing.witnesses]
         unproved = [txid for txid in missing.transactions if txid not in evidence.branches]
-        await self._fetcher.admit_all([*late, *unproved], evidence, payments, update.server)
-        await self._fetcher.leave_out_unrelated(evidence, payments, update)
+        await self._evidence.admit_all([*late, *unproved], evidence, payments, update.server)
+        await self._evidence.leave_out_unrelated(evidence, payments, update)
         return verify(part, known, evidence)
 
     def _record(
@@ -232,7 +241,7 @@ class Tracker:
         record = ledger_store.load_script(db, update.scripthash)
         if payments is None or record is None:  # removed meanwhile
             return _Recorded((), is_due=False, is_complete=True)
-        unlisted = _unlisted(update, payments)
+        unlisted = unlisted_of(update, payments)
         if _has_moved(payments, verified, known):
             return _Recorded((), is_due=False, is_complete=False, unlisted=unlisted)
         now = self._wiring.clock()
@@ -260,7 +269,7 @@ class Tracker:
         """Take back confirmations in blocks that left the chain since they were proved (a reorg in between)."""
         entries, unproved = [], list(verified.unproved)
         for entry in verified.entries:
-            if self._follower.holds(db, entry.place):
+            if self.follower.holds(db, entry.place):
                 entries.append(entry)
                 continue
             unproved.append(entry.txid)
@@ -269,45 +278,19 @@ class Tracker:
                 entries.append(replace(entry, place=before.state))
         return replace(verified, entries=tuple(entries), unproved=tuple(unproved))
 
-    async def _judge_omission(self, update: ScriptHashChanged, record: ScriptRecord) -> None:
-        """Judge a server that does not list what is proved: it is behind, cuts histories short, or hides payments."""
-        payments = await self._wiring.store.read(lambda db: ledger_store.load_payments(db, update.scripthash))
-        proved = _unlisted(update, payments).proved if payments is not None else []
-        if not proved:
-            return
-        log.warning("tracker.proved_payments_unlisted", server=update.server, address=record.address, count=len(proved))
-        if self._omissions.get((update.server, update.scripthash), 0) < PATIENT_OMISSIONS:
-            return
-        if not update.history:  # some servers serve a history above their limit as an empty one
-            log.error("tracker.history_truncated", server=update.server, address=record.address)
-            return
-        place = proved[0].state
-        assert isinstance(place, Confirmed)
-        try:
-            history = await self._wiring.source.fetch_history(update.scripthash, server=update.server)
-            headers = await self._wiring.source.fetch_headers(place.height, 1, server=update.server)
-        except SourceError:
-            return
-        if any(claim.txid == proved[0].txid for claim in history):
-            return  # it lists it by now
-        if headers and self._follower.is_header(place.height, headers[0], place.block_hash):
-            self._wiring.source.report(
-                Misbehaviour(
-                    server=update.server,
-                    kind="omits-payment",
-                    claim=f"the whole history of {record.address}, without {hex_of(proved[0].txid)}",
-                    contradiction=f"a merkle branch proves it in block {place.height}, which the server has",
-                )
-            )
 
+async def open_tracker(
+    wiring: Wiring, *, network: Network, checkpoints: Checkpoints, min_seen_by: int, drop_after_s: float
+) -> Tracker:
+    """Build a tracker on the chain that the store holds, which begins at the last checkpoint where it holds none.
 
-def _unlisted(update: ScriptHashChanged, payments: ScriptPayments) -> _Unlisted:
-    listed = {claim.txid for claim in update.history}
-    missing = [entry for txid, entry in payments.entries.items() if txid not in listed]
-    return _Unlisted(
-        proved=[entry for entry in missing if isinstance(entry.state, Confirmed)],
-        claimed=[entry.txid for entry in missing if isinstance(entry.state, Unconfirmed)],
-    )
+    Raises:
+        StoreError: the stored headers contradict a checkpoint, or do not link.
+    """
+    await wiring.store.transact(lambda db: chain_store.save_base_height(db, checkpoints.last.height))
+    lowest_height, raw_headers = await wiring.store.read(chain_store.load_headers)
+    chain = open_chain(network, checkpoints, lowest_height, raw_headers)
+    return Tracker(wiring, chain=chain, checkpoints=checkpoints, min_seen_by=min_seen_by, drop_after_s=drop_after_s)
 
 
 def _has_moved(payments: ScriptPayments, verified: VerifiedHistory, known: Known) -> bool:

@@ -24,15 +24,12 @@ from lightipn.ledger.entries import LedgerEntry, totals_of
 from lightipn.simulator.behaviour import Behaviour
 from lightipn.simulator.blocks import SimulatedChain
 from lightipn.simulator.server import SimulatedServer
-from lightipn.store import chain as chain_store
 from lightipn.store import events as event_store
 from lightipn.store import ledger as ledger_store
 from lightipn.store import subscriptions as subscription_store
 from lightipn.store.database import Store, open_store
-from lightipn.tracker.chain_follower import ChainFollower, open_chain
-from lightipn.tracker.evidence import EvidenceFetcher
-from lightipn.tracker.spends import SpendWatcher
-from lightipn.tracker.spine import Tracker
+from lightipn.tracker.chain_follower import ChainFollower
+from lightipn.tracker.spine import open_tracker
 from lightipn.tracker.wiring import Wiring
 from lightipn.upkeep import WatchKeeper
 
@@ -172,17 +169,17 @@ async def open_rig(
             ring=lambda: rings.append(None),
             clock=clock,
         )
-        lowest, raw_headers = await store.read(chain_store.load_headers)
-        checkpoints = Checkpoints((GENESIS,))
-        follower = ChainFollower(
-            wiring, chain=open_chain(REGTEST, checkpoints, lowest, raw_headers), checkpoints=checkpoints
+        tracker = await open_tracker(
+            wiring,
+            network=REGTEST,
+            checkpoints=Checkpoints((GENESIS,)),
+            min_seen_by=min_seen_by,
+            drop_after_s=DROP_AFTER_S,
         )
-        fetcher = EvidenceFetcher(source, follower, min_seen_by=min_seen_by)
-        spends = SpendWatcher(wiring, follower=follower, fetcher=fetcher, drop_after_s=DROP_AFTER_S)
         keeper = WatchKeeper(store, source)
         await keeper.load()
         nursery.start_soon(source.run)
-        nursery.start_soon(Tracker(wiring, follower=follower, fetcher=fetcher, spends=spends).run)
+        nursery.start_soon(tracker.run)
         nursery.start_soon(keeper.run)
-        yield Rig(chains[0], servers, store, pool, source, follower, keeper, connector, offset_s, rings)
+        yield Rig(chains[0], servers, store, pool, source, tracker.follower, keeper, connector, offset_s, rings)
         nursery.cancel_scope.cancel()

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from lightipn.dialects.ipn.wire import btc_text
-from lightipn.tracker.chain_follower import STRAGGLER_PATIENCE_S
+from lightipn.tracker.server_tips import STRAGGLER_PATIENCE_S
 from tests.bench.rig import fill_database
 from tests.regtest.feed import (
     LOOK_AGAIN_S,

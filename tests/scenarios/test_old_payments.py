@@ -29,10 +29,8 @@ from lightipn.store import chain as chain_store
 from lightipn.store import ledger as ledger_store
 from lightipn.store import subscriptions as subscription_store
 from lightipn.store.database import Store, open_store
-from lightipn.tracker.chain_follower import ChainFollower, open_chain
-from lightipn.tracker.evidence import EvidenceFetcher
-from lightipn.tracker.spends import SpendWatcher
-from lightipn.tracker.spine import Tracker
+from lightipn.tracker.chain_follower import ChainFollower
+from lightipn.tracker.spine import Tracker, open_tracker
 from lightipn.tracker.wiring import Wiring
 from tests.scenarios.story import SHOP_SCRIPT
 
@@ -133,15 +131,12 @@ async def working(file: Path, server: SimulatedServer, checkpoints: Checkpoints)
         )
         source = ElectrumSource(pool, redundancy=1, sweep_interval_s=600)
         wiring = Wiring(source=source, store=store, policies=POLICIES, ring=ring_nobody, clock=lambda: NOW)
-        lowest, raw_headers = await store.read(chain_store.load_headers)
-        chain = open_chain(REGTEST, checkpoints, lowest, raw_headers)
-        follower = ChainFollower(wiring, chain=chain, checkpoints=checkpoints)
-        fetcher = EvidenceFetcher(source, follower, min_seen_by=1)
-        spends = SpendWatcher(wiring, follower=follower, fetcher=fetcher, drop_after_s=600.0)
-        tracker = Tracker(wiring, follower=follower, fetcher=fetcher, spends=spends)
+        tracker = await open_tracker(
+            wiring, network=REGTEST, checkpoints=checkpoints, min_seen_by=1, drop_after_s=600.0
+        )
         nursery.start_soon(source.run)
         nursery.start_soon(tracker.run)
-        yield Worker(store, source, follower, tracker)
+        yield Worker(store, source, tracker.follower, tracker)
         nursery.cancel_scope.cancel()
 
 

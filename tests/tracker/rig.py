@@ -25,10 +25,7 @@ from lightipn.store import ledger as ledger_store
 from lightipn.store import subscriptions as subscription_store
 from lightipn.store.database import Store
 from lightipn.store.events import RecordedEvent
-from lightipn.tracker.chain_follower import ChainFollower, open_chain
-from lightipn.tracker.evidence import EvidenceFetcher
-from lightipn.tracker.spends import SpendWatcher
-from lightipn.tracker.spine import Tracker
+from lightipn.tracker.spine import Tracker, open_tracker
 from lightipn.tracker.wiring import Wiring
 from tests.tracker.fake_server import FakeServer
 from tests.tracker.fake_source import FakeSource
@@ -67,9 +64,6 @@ class Spine:
     source: FakeSource
     store: Store
     clock: WallClock
-    follower: ChainFollower
-    fetcher: EvidenceFetcher
-    spends: SpendWatcher
     tracker: Tracker
     rings: list[None] = field(default_factory=list)
     _scope: trio.CancelScope = field(default_factory=trio.CancelScope)
@@ -158,7 +152,7 @@ class Spine:
     async def totals(self, script: bytes = SHOP_SCRIPT, *, depth: int = 1) -> tuple[int, int]:
         """Return what the ledger says was received: confirmed and unconfirmed satoshis."""
         entries = (await self.entries(script)).values()
-        found = totals_of(entries, tip_height=self.follower.chain.tip_height, confirmations=depth)
+        found = totals_of(entries, tip_height=self.tracker.follower.chain.tip_height, confirmations=depth)
         return found.confirmed_sat, found.unconfirmed_sat
 
     async def entries(self, script: bytes = SHOP_SCRIPT) -> dict[Txid, LedgerEntry]:
@@ -195,7 +189,7 @@ class Spine:
 
     def hashes(self) -> list[BlockHash | None]:
         """Return the hashes of our chain in memory, from the base to the tip."""
-        chain = self.follower.chain
+        chain = self.tracker.follower.chain
         return [chain.hash_at(height) for height in range(chain.base.height, chain.tip_height + 1)]
 
     async def is_followed(self) -> bool:
@@ -245,17 +239,14 @@ async def open_spine(
 ) -> Spine:
     """Start a spine over a chain and some servers, with checkpoints and what the store holds already."""
     rows = checkpoints or Checkpoints((GENESIS,))
-    await store.transact(lambda db: chain_store.save_base_height(db, rows.last.height))
-    lowest, raw_headers = await store.read(chain_store.load_headers)
     source = FakeSource([FakeServer(name, chain) for name in NAMES[:servers]], nursery, is_live=is_live)
     rings: list[None] = []
     clock = WallClock()
     wiring = Wiring(source=source, store=store, policies=POLICIES, ring=lambda: rings.append(None), clock=clock)
-    follower = ChainFollower(wiring, chain=open_chain(REGTEST, rows, lowest, raw_headers), checkpoints=rows)
-    fetcher = EvidenceFetcher(source, follower, min_seen_by=min_seen_by)
-    spends = SpendWatcher(wiring, follower=follower, fetcher=fetcher, drop_after_s=drop_after_s)
-    tracker = Tracker(wiring, follower=follower, fetcher=fetcher, spends=spends)
-    spine = Spine(chain, source, store, clock, follower, fetcher, spends, tracker, rings)
+    tracker = await open_tracker(
+        wiring, network=REGTEST, checkpoints=rows, min_seen_by=min_seen_by, drop_after_s=drop_after_s
+    )
+    spine = Spine(chain, source, store, clock, tracker, rings)
     nursery.start_soon(spine.run)
     await spine.settle()
     return spine

@@ -58,14 +58,14 @@ async def test_needed_holders(
     """``min_seen_by`` servers must hold a payment, but never more than are connected, or may be in a moment."""
     spine = await open_spine(SimulatedChain(), servers=servers, min_seen_by=min_seen_by)
     spine.source.more_voices = more_voices
-    assert spine.fetcher.needed == needed
+    assert spine.tracker.witnesses.needed == needed
 
 
 async def test_without_servers_one_is_still_needed(open_spine: OpenSpine) -> None:
     """Nothing is believed because nobody can be asked."""
     spine = await open_spine(SimulatedChain())
     spine.source.lose(ONE)
-    assert spine.fetcher.needed == 1
+    assert spine.tracker.witnesses.needed == 1
 
 
 @pytest.mark.parametrize("holders", [1, 2, 3])

@@ -34,7 +34,7 @@ async def test_the_past_is_not_told(open_spine: OpenSpine) -> None:
     spine = await open_spine(chain)
     spine.server.most_headers = 7
     await spine.follow()
-    assert spine.follower.is_tip_proved
+    assert spine.tracker.follower.is_tip_proved
     assert await spine.feed("") == ()
 
 
@@ -113,7 +113,7 @@ async def test_tip_that_was_not_reached_begins_nothing(open_spine: OpenSpine) ->
 
     spine.server.headers_of = fail_late
     await spine.follow()
-    assert (spine.follower.chain.tip_height, spine.follower.is_tip_proved) == (10, False)
+    assert (spine.tracker.follower.chain.tip_height, spine.tracker.follower.is_tip_proved) == (10, False)
     spine.server.headers_of = None
     await spine.follow()
     assert await spine.feed("") == ()
@@ -130,9 +130,9 @@ async def test_server_that_is_behind_does_not_begin_the_feed(open_spine: OpenSpi
     spine.stop_learning(TWO)
     chain.mine(500)
     await spine.follow(TWO)
-    assert not spine.follower.is_tip_proved
+    assert not spine.tracker.follower.is_tip_proved
     await spine.follow(ONE)
-    assert spine.follower.is_tip_proved
+    assert spine.tracker.follower.is_tip_proved
     assert await spine.feed("") == ()
     chain.mine()
     await spine.follow(ONE)

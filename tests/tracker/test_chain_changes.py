@@ -70,11 +70,11 @@ async def test_reorg_is_one_transaction(spine: Spine) -> None:
     failure = "CREATE TRIGGER fail BEFORE INSERT ON event WHEN NEW.kind = 'payment.reverted'"
     await spine.store.transact(lambda db: db.execute(f"{failure} BEGIN SELECT RAISE(ABORT, 'no'); END"))
     with pytest.raises(StoreError):
-        await spine.follower.header_at(23, ONE)
+        await spine.tracker.follower.header_at(23, ONE)
     assert (await spine.entries(), await spine.feed(""), await spine.stored_headers(), await spine.due()) == before
-    assert spine.follower.chain.tip_height == 21
+    assert spine.tracker.follower.chain.tip_height == 21
     await spine.store.transact(lambda db: db.execute("DROP TRIGGER fail"))
-    await spine.follower.header_at(23, ONE)
+    await spine.tracker.follower.header_at(23, ONE)
     assert (await spine.entries())[txid].state == Unconfirmed()
     assert [event.kind for event in (await spine.feed(""))[len(before[1]) :]] == [
         "block.disconnected",
@@ -166,8 +166,8 @@ async def test_restart_goes_on_from_disk(open_spine: OpenSpine) -> None:
     await (await open_spine(chain)).follow()
     chain.mine(3)
     again = await open_spine(chain)
-    assert again.follower.chain.tip_height == 30
-    assert not again.follower.is_tip_proved
+    assert again.tracker.follower.chain.tip_height == 30
+    assert not again.tracker.follower.is_tip_proved
     await again.follow()
     assert again.server.pages == [(31, 3)]
     assert await again.is_followed()
@@ -184,7 +184,7 @@ async def test_restart_reviews_what_a_crash_left(open_spine: OpenSpine) -> None:
     await spine.follow()
     await spine.absorb()
     chain.mine()
-    delta = spine.follower.chain.extended_by(7, [chain.header_at(7)])
+    delta = spine.tracker.follower.chain.extended_by(7, [chain.header_at(7)])
     assert delta is not None
     await spine.store.transact(lambda db: chain_store.save_delta(db, delta))  # and here the process died
     assert await spine.due() == [(0, 5_000)]

@@ -30,7 +30,7 @@ async def test_known_tip_costs_nothing(spine: Spine) -> None:
     spine.server.pages.clear()
     await spine.follow()
     assert spine.source.pages == []
-    assert spine.follower.is_tip_proved
+    assert spine.tracker.follower.is_tip_proved
 
 
 async def test_gap_is_filled(spine: Spine) -> None:
@@ -51,7 +51,7 @@ async def test_first_start_goes_page_by_page(open_spine: OpenSpine) -> None:
     held: list[int] = []
 
     def note(start: int, count: int) -> list[bytes]:
-        held.append(spine.follower.chain.tip_height)
+        held.append(spine.tracker.follower.chain.tip_height)
         return chain.headers_from(start, count)
 
     spine.server.headers_of = note
@@ -91,7 +91,7 @@ async def test_inflated_tip_is_not_believed(spine: Spine) -> None:
     spine.server.pages.clear()
     await spine.source.tell_tip(height=1_000_000)
     await spine.settle()
-    assert spine.follower.chain.tip_height == 20
+    assert spine.tracker.follower.chain.tip_height == 20
     assert len(spine.source.pages) <= 4
     spine.chain.mine()
     await spine.follow()
@@ -109,10 +109,10 @@ async def test_server_that_fails_is_asked_again_with_its_next_tip(open_spine: Op
 
     spine.server.headers_of = fail
     await spine.follow()
-    assert (spine.follower.is_tip_proved, spine.source.reports) == (False, [])
+    assert (spine.tracker.follower.is_tip_proved, spine.source.reports) == (False, [])
     spine.server.headers_of = None
     await spine.follow()
-    assert spine.follower.is_tip_proved
+    assert spine.tracker.follower.is_tip_proved
     assert await spine.is_followed()
 
 
@@ -122,7 +122,7 @@ async def test_server_without_any_header_is_not_blamed(spine: Spine) -> None:
     await spine.source.tell_tip(height=1_000_000)
     await spine.settle()
     assert spine.source.reports == []
-    assert spine.follower.chain.tip_height == 20
+    assert spine.tracker.follower.chain.tip_height == 20
     spine.server.headers_of = None
     spine.chain.mine()
     await spine.follow()
@@ -327,9 +327,9 @@ def without_work(spine: Spine) -> Callable[[int, int], list[bytes]]:
     """Return headers that link on ours and have no proof of work."""
 
     def headers(start: int, count: int) -> list[bytes]:
-        if start <= spine.follower.chain.tip_height:
+        if start <= spine.tracker.follower.chain.tip_height:
             return spine.chain.headers_from(start, 1)
-        previous = spine.follower.chain.tip_hash
+        previous = spine.tracker.follower.chain.tip_hash
         time = parse_header(spine.chain.header_at(20)).time
         run = []
         for number in range(1, min(count, 50) + 1):
@@ -357,15 +357,15 @@ async def test_flood_without_work_is_reported(spine: Spine) -> None:
 
 async def test_header_without_work_is_reported(spine: Spine) -> None:
     """One header without proof of work is reported, announced as a tip as well as fetched for a proof."""
-    forged = raw_header(spine.follower.chain.tip_hash, time=2_000_000_000, is_mined=False)
+    forged = raw_header(spine.tracker.follower.chain.tip_hash, time=2_000_000_000, is_mined=False)
     await spine.source.tell_tip(21, raw_header=forged)
     await spine.settle()
     assert len(spine.source.reports) == 1
     spine.server.headers_of = lambda start, count: [forged]
     with pytest.raises(HeaderError, match="exceeds its target"):
-        await spine.follower.header_at(21, ONE)
+        await spine.tracker.follower.header_at(21, ONE)
     assert len(spine.source.reports) == 2
-    assert spine.follower.chain.tip_height == 20
+    assert spine.tracker.follower.chain.tip_height == 20
 
 
 async def test_pages_that_repeat_themselves_are_reported(spine: Spine) -> None:
@@ -390,5 +390,5 @@ async def test_true_part_of_a_false_chain_is_kept(spine: Spine) -> None:
     spine.server.headers_of = headers
     await spine.source.tell_tip(height=30)
     await spine.settle()
-    assert spine.follower.chain.tip_height == 25
+    assert spine.tracker.follower.chain.tip_height == 25
     assert len(spine.source.reports) == 1

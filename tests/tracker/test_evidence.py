@@ -85,7 +85,7 @@ async def test_transaction_is_taken_from_any_server(trio_spine: Spine, trouble: 
         server.withheld.add(txid)
     else:
         server.is_gone = True
-    assert (await spine.fetcher.transaction(txid, TWO)).txid == txid
+    assert (await spine.tracker.proofs.transaction(txid, TWO)).txid == txid
     assert spine.source.reports == []
 
 
@@ -95,13 +95,13 @@ async def test_transaction_of_a_silent_server_comes_from_the_next(trio_spine: Sp
     txid = await spine.pay_and_mine()
     spine.source.named[TWO].is_silent = True
     with trio.fail_after(5.0):
-        assert (await spine.fetcher.transaction(txid, TWO)).txid == txid
+        assert (await spine.tracker.proofs.transaction(txid, TWO)).txid == txid
 
 
 async def test_transaction_that_nobody_has_is_an_error(trio_spine: Spine) -> None:
     """A transaction that every server refuses is refused, and nobody is blamed."""
     with pytest.raises(SourceRefusedError):
-        await trio_spine.fetcher.transaction(txid_of(1), ONE)
+        await trio_spine.tracker.proofs.transaction(txid_of(1), ONE)
     assert trio_spine.source.reports == []
 
 
@@ -246,21 +246,21 @@ async def test_header_above_our_tip_comes_with_the_claim(trio_spine: Spine) -> N
     spine.stop_learning(ONE, THREE)
     txid = spine.chain.pay(SHOP_SCRIPT, 5_000)
     spine.chain.mine()
-    place = await spine.fetcher.proved_place(HistoryEntry(txid, 21), TWO)
+    place = await spine.tracker.proofs.proved_place(HistoryEntry(txid, 21), TWO)
     assert place == spine.proved(txid)
-    assert spine.follower.chain.tip_height == 21
-    assert await spine.fetcher.proved_place(HistoryEntry(txid, 22), TWO) is None
+    assert spine.tracker.follower.chain.tip_height == 21
+    assert await spine.tracker.proofs.proved_place(HistoryEntry(txid, 22), TWO) is None
 
 
 async def test_place_is_proved_by_our_header_alone(trio_spine: Spine) -> None:
     """Where a claim is proved, the place names the block of *our* chain and the position; else there is none."""
     spine = trio_spine
     txid = await spine.pay_and_mine()
-    assert await spine.fetcher.proved_place(HistoryEntry(txid, 21), ONE) == spine.proved(txid)
-    assert await spine.fetcher.proved_place(HistoryEntry(txid, 20), ONE) is None
+    assert await spine.tracker.proofs.proved_place(HistoryEntry(txid, 21), ONE) == spine.proved(txid)
+    assert await spine.tracker.proofs.proved_place(HistoryEntry(txid, 20), ONE) is None
     for server in spine.servers():
         server.branch_of = false_branch
-    assert await spine.fetcher.proved_place(HistoryEntry(txid, 21), ONE) is None
+    assert await spine.tracker.proofs.proved_place(HistoryEntry(txid, 21), ONE) is None
 
 
 # --- who holds a transaction -------------------------------------------------------------------------------------
@@ -271,14 +271,14 @@ async def test_hearing_tells_who_holds_and_who_denies(trio_spine: Spine) -> None
     spine = trio_spine
     txid = spine.chain.pay(SHOP_SCRIPT, 5_000)
     spine.source.named[TWO].withheld.add(txid)
-    hearing = await spine.fetcher.hear(txid)
+    hearing = await spine.tracker.witnesses.hear(txid)
     assert hearing.transaction is not None
     assert (hearing.transaction.txid, hearing.holding, hearing.denying) == (txid, {ONE, THREE}, {TWO})
 
 
 async def test_hearing_of_an_unknown_transaction_is_empty(trio_spine: Spine) -> None:
     """Where nobody has it there is no transaction, and everybody denies it."""
-    hearing = await trio_spine.fetcher.hear(txid_of(1))
+    hearing = await trio_spine.tracker.witnesses.hear(txid_of(1))
     assert (hearing.transaction, hearing.holding, hearing.denying) == (None, set(), set(NAMES))
 
 
@@ -286,7 +286,7 @@ async def test_hearing_of_some_servers_asks_no_other(trio_spine: Spine) -> None:
     """A hearing of named servers leaves the others out."""
     spine = trio_spine
     txid = spine.chain.pay(SHOP_SCRIPT, 5_000)
-    hearing = await spine.fetcher.hear(txid, servers=[TWO])
+    hearing = await spine.tracker.witnesses.hear(txid, servers=[TWO])
     assert hearing.holding == {TWO}
     assert [server.calls["transaction"] for server in spine.servers()] == [0, 1, 0]
 
@@ -299,7 +299,7 @@ async def test_silence_is_neither_yes_nor_no(trio_spine: Spine, autojump_clock: 
     server = spine.source.named[TWO]
     server.is_silent, server.is_gone = trouble == "silent", trouble == "gone"
     started_at = trio.current_time()
-    hearing = await spine.fetcher.hear(txid)
+    hearing = await spine.tracker.witnesses.hear(txid)
     assert (hearing.holding, hearing.denying) == ({ONE, THREE}, set())
     assert trio.current_time() - started_at == pytest.approx(5.0 if trouble == "silent" else 0.0)
 
@@ -310,7 +310,7 @@ async def test_hearing_ends_once_enough_hold_it(trio_spine: Spine, autojump_cloc
     txid = spine.chain.pay(SHOP_SCRIPT, 5_000)
     spine.source.named[ONE].is_silent = True
     started_at = trio.current_time()
-    hearing = await spine.fetcher.hear(txid, enough=2)
+    hearing = await spine.tracker.witnesses.hear(txid, enough=2)
     assert hearing.holding == {TWO, THREE}
     assert trio.current_time() == started_at
 
@@ -321,7 +321,7 @@ async def test_false_bytes_are_no_holding(trio_spine: Spine) -> None:
     txid = spine.chain.pay(SHOP_SCRIPT, 5_000)
     false = raw_transaction([], [(1, SHOP_SCRIPT)])
     spine.source.named[TWO].transaction_of = lambda txid: false
-    hearing = await spine.fetcher.hear(txid)
+    hearing = await spine.tracker.witnesses.hear(txid)
     assert (hearing.holding, hearing.denying) == ({ONE, THREE}, set())
     assert spine.source.verdicts == [(TWO, "false-transaction")]
     assert spine.source.reports[0].raw == false
@@ -332,7 +332,7 @@ async def test_server_lost_meanwhile_is_neither_yes_nor_no(trio_spine: Spine) ->
     spine = trio_spine
     txid = spine.chain.pay(SHOP_SCRIPT, 5_000)
     spine.source.lose(TWO)
-    hearing = await spine.fetcher.hear(txid, servers=[ONE, TWO])
+    hearing = await spine.tracker.witnesses.hear(txid, servers=[ONE, TWO])
     assert (hearing.holding, hearing.denying) == ({ONE}, set())
 
 
@@ -342,10 +342,10 @@ async def test_nobody_to_ask_is_no_verdict(trio_spine: Spine) -> None:
     txid = spine.chain.pay(SHOP_SCRIPT, 5_000)
     for name in NAMES:
         spine.source.lose(name)
-    hearing = await spine.fetcher.hear(txid)
+    hearing = await spine.tracker.witnesses.hear(txid)
     assert (hearing.holding, hearing.denying) == (set(), set())
     with pytest.raises(SourceError):
-        await spine.fetcher.transaction(txid, ONE)
+        await spine.tracker.proofs.transaction(txid, ONE)
 
 
 async def test_confirmed_by_one_server_is_enough(trio_spine: Spine) -> None:

@@ -13,16 +13,16 @@ from tests.tracker.rig import GENESIS, ONE, TWO, OpenSpine, Spine
 async def test_header_above_the_tip_is_asked_for(spine: Spine) -> None:
     """A header above our tip is fetched and the chain extended to it; where there is none, the answer is None."""
     spine.chain.mine(2)
-    header = await spine.follower.header_at(22, ONE)
+    header = await spine.tracker.follower.header_at(22, ONE)
     assert header == parse_header(spine.chain.header_at(22))
     assert await spine.is_followed()
-    assert await spine.follower.header_at(23, ONE) is None
+    assert await spine.tracker.follower.header_at(23, ONE) is None
 
 
 async def test_header_of_genesis_is_known(spine: Spine) -> None:
     """The header at height 0 is known without asking."""
     spine.server.pages.clear()
-    assert await spine.follower.header_at(0, ONE) == parse_header(REGTEST.genesis_header)
+    assert await spine.tracker.follower.header_at(0, ONE) == parse_header(REGTEST.genesis_header)
     assert spine.source.pages == []
 
 
@@ -51,11 +51,11 @@ async def test_old_header_is_proved_by_its_period(
     """A header below the last checkpoint is proved by its whole period, which is fetched once and kept on disk."""
     spine = await open_spine(long_chain, checkpoints_of(long_chain))
     wanted = parse_header(long_chain.header_at(height))
-    assert await spine.follower.header_at(height, ONE) == wanted
+    assert await spine.tracker.follower.header_at(height, ONE) == wanted
     assert spine.source.pages == [(start, 2016)]
     again = await open_spine(long_chain, checkpoints_of(long_chain))
-    assert await again.follower.header_at(height, ONE) == wanted
-    assert await again.follower.header_at(start + 100, ONE) == parse_header(long_chain.header_at(start + 100))
+    assert await again.tracker.follower.header_at(height, ONE) == wanted
+    assert await again.tracker.follower.header_at(start + 100, ONE) == parse_header(long_chain.header_at(start + 100))
     assert again.server.pages == []
 
 
@@ -70,7 +70,7 @@ async def test_period_is_taken_from_whoever_has_it(
     if trouble == "false":
         server.headers_of = lambda start, count: long_chain.headers_from(start + 1, count)
     server.is_gone, server.is_silent = trouble == "gone", trouble == "silent"
-    assert await spine.follower.header_at(5, TWO) == parse_header(long_chain.header_at(5))
+    assert await spine.tracker.follower.header_at(5, TWO) == parse_header(long_chain.header_at(5))
     assert spine.source.verdicts == ([(TWO, "false-header")] if trouble == "false" else [])
 
 
@@ -83,7 +83,7 @@ async def test_false_period_is_reported(open_spine: OpenSpine, long_chain: Simul
     for headers in (other.headers_from(0, 2016), long_chain.headers_from(0, 2015), []):
         spine.server.headers_of = lambda start, count, run=headers: run
         with pytest.raises(HeaderError):
-            await spine.follower.header_at(5, ONE)
+            await spine.tracker.follower.header_at(5, ONE)
     assert len(spine.source.reports) == 3
     spine.server.headers_of = None
-    assert await spine.follower.header_at(5, ONE) == parse_header(long_chain.header_at(5))
+    assert await spine.tracker.follower.header_at(5, ONE) == parse_header(long_chain.header_at(5))

@@ -8,7 +8,7 @@ import structlog.testing
 from lightipn.bitcoin.hashes import Txid
 from lightipn.chain.history import HistoryEntry, status_of
 from lightipn.chain.verifier import Unconfirmed
-from lightipn.tracker.spine import PATIENT_OMISSIONS
+from lightipn.tracker.omissions import PATIENT_OMISSIONS
 from tests.tracker.rig import NAMES, ONE, SHOP, SHOP_SCRIPT, THREE, TWO, Spine
 
 

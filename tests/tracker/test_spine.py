@@ -46,7 +46,7 @@ async def test_history_before_its_header_is_proved(spine: Spine) -> None:
     txid = spine.chain.pay(SHOP_SCRIPT, 5_000)
     spine.chain.mine()
     await spine.absorb()
-    assert spine.follower.chain.tip_height == 21
+    assert spine.tracker.follower.chain.tip_height == 21
     assert (await spine.entries())[txid].state == spine.proved(txid)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import trio
 
-from lightipn.tracker.chain_follower import STRAGGLER_PATIENCE_S
+from lightipn.tracker.server_tips import STRAGGLER_PATIENCE_S
 from tests.tracker.rig import ONE, THREE, TWO, Spine
 
 A_BIT_S = 0.5
