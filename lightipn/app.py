@@ -25,12 +25,15 @@ from lightipn.config import Config
 from lightipn.delivery.dispatcher import Dispatcher
 from lightipn.delivery.guard import AddressRules
 from lightipn.delivery.sender import Sender, open_sender
+from lightipn.dialects.callback.routes import CallbackApi
 from lightipn.dialects.ipn.routes import ipn_routes
+from lightipn.dialects.receive.routes import ReceiveApi
 from lightipn.electrum.pool import ServerPool
 from lightipn.electrum.source import ElectrumSource
 from lightipn.errors import LightIPNError, StoreError
 from lightipn.parts import (
     address_rules_of,
+    callback_policy_of,
     checkpoints_of,
     connector_of,
     ipn_settings_of,
@@ -82,6 +85,8 @@ async def open_service_tools(config: Config, *, creates: bool = False) -> AsyncI
             check_url=address_rules_of(config).check_url,
             bells=Doorbells(watches=no_bell, messages=no_bell),
             progress=trio.Event,
+            is_tip_proved=lambda: False,
+            is_connected=lambda: False,
             clock=time.time,
         )
 
@@ -143,6 +148,8 @@ async def _build(config: Config, store: Store, sender: Sender, rules: AddressRul
         check_url=rules.check_url,
         bells=Doorbells(watches=keeper.ring, messages=dispatcher.ring),
         progress=tracker.progress,
+        is_tip_proved=lambda: tracker.follower.is_tip_proved,
+        is_connected=lambda: bool(source.connected()),
         clock=time.time,
     )
     return _Rooms(
@@ -199,6 +206,14 @@ async def _run(
         *health_routes(rooms.readiness),
         *feed_routes(rooms.service, doorkeeper),
         *ipn_routes(rooms.service, doorkeeper, ipn_settings_of(rooms.config)),
+        *CallbackApi(
+            service=rooms.service,
+            doorkeeper=doorkeeper,
+            policy=callback_policy_of(rooms.config),
+            public_url=rooms.config.api.public_url,
+            clock=time.time,
+        ).routes(),
+        *ReceiveApi(service=rooms.service, doorkeeper=doorkeeper).routes(),
     ]
     app = build_app(routes, stop_for=stop_for)
     host, port = listener.getsockname()[:2]
@@ -207,11 +222,14 @@ async def _run(
         background.start_soon(rooms.source.run)
         background.start_soon(rooms.tracker.run)
         background.start_soon(rooms.keeper.run)
+        background.start_soon(rooms.service.scanner.run)
         background.start_soon(
             look_at_database, rooms.store, rooms.keeper.ring, rooms.dispatcher.ring, rooms.pool.tell_changed
         )
         background.start_soon(save_servers, rooms.store, rooms.pool)
-        background.start_soon(keep_house, rooms.store, rooms.keeper.ring, rooms.dispatcher.ring)
+        background.start_soon(
+            keep_house, rooms.store, policies_of(rooms.config), rooms.keeper.ring, rooms.dispatcher.ring
+        )
         async with trio.open_nursery() as nursery:
             await nursery.start(partial(serve_api, app, listener, stop=stop))
             nursery.start_soon(rooms.dispatcher.run, stop)

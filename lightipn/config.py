@@ -20,7 +20,7 @@ from lightipn.errors import ConfigError
 DEFAULT_FILE = Path("lightipn.toml")
 ENVIRONMENT_PREFIX = "LIGHTIPN_"
 CONFIG_VARIABLE = "LIGHTIPN_CONFIG"
-DIALECTS = ("ipn",)
+DIALECTS = ("ipn", "callback", "receive")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +69,16 @@ class IpnConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CallbackConfig:
+    """The section ``[dialects.callback]``."""
+
+    retries: int
+    retry_period_s: float
+    confirmations: int
+    zero_conf: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogConfig:
     """The section ``[log]``."""
 
@@ -87,6 +97,7 @@ class Config:
     electrum: ElectrumConfig
     delivery: DeliveryConfig
     ipn: IpnConfig
+    callback: CallbackConfig
     log: LogConfig
 
 
@@ -241,6 +252,28 @@ KEYS = (
         read.number(1, 86400),
         "Seconds: the longest pause between two IPNs.",
     ),
+    Key(
+        "dialects.callback",
+        "retries",
+        3,
+        read.integer(0, 1000),
+        "How often a callback is sent again, unless acknowledged.",
+    ),
+    Key("dialects.callback", "retry_period_s", 120, read.number(1, 86400), "Seconds between two sends of a callback."),
+    Key(
+        "dialects.callback",
+        "confirmations",
+        3,
+        read.integer(1, 1000),
+        "Blocks: the depth at which a payment becomes a callback.",
+    ),
+    Key(
+        "dialects.callback",
+        "zero_conf",
+        False,
+        read.boolean,
+        "Whether there is a callback at 0 confirmations too; the body then has the field confirmations.",
+    ),
     Key("log", "level", "info", read.choice("debug", "info", "warning", "error"), "Least level that is logged."),
     Key(
         "log",
@@ -359,6 +392,7 @@ def _config_of(checked: Mapping[str, Any]) -> Config:
         electrum=ElectrumConfig(**section("electrum")),
         delivery=DeliveryConfig(**section("delivery")),
         ipn=IpnConfig(auth_token=ipn.pop("auth_token_file"), **ipn),
+        callback=CallbackConfig(**section("dialects.callback")),
         log=LogConfig(**section("log")),
     )
 

@@ -7,8 +7,10 @@ from lightipn.bitcoin.network import Network
 from lightipn.chain.checkpoint import Checkpoints, parse_checkpoints
 from lightipn.config import Config
 from lightipn.delivery.guard import AddressRules
+from lightipn.dialects.callback.policy import CallbackPolicy
 from lightipn.dialects.ipn.policy import IpnPolicy
 from lightipn.dialects.ipn.routes import IpnSettings
+from lightipn.dialects.receive.policy import ReceivePolicy
 from lightipn.electrum.address import ServerAddress, parse_server_address, parse_server_list
 from lightipn.electrum.connection import Connector
 from lightipn.outbox.messages import Policy
@@ -18,7 +20,17 @@ from lightipn.proxy import parse_proxy
 def policies_of(config: Config) -> dict[str, Policy]:
     """Return every dialect's policy, by the dialect's name."""
     ipn = IpnPolicy(max_retry_interval_s=config.ipn.max_retry_interval_s, auth_token=config.ipn.auth_token)
-    return {"ipn": ipn}
+    return {"ipn": ipn, "callback": callback_policy_of(config), "receive": ReceivePolicy()}
+
+
+def callback_policy_of(config: Config) -> CallbackPolicy:
+    """Return the decisions of the callback dialect."""
+    return CallbackPolicy(
+        retries=config.callback.retries,
+        retry_period_s=config.callback.retry_period_s,
+        confirmations=config.callback.confirmations,
+        zero_conf=config.callback.zero_conf,
+    )
 
 
 def ipn_settings_of(config: Config) -> IpnSettings:

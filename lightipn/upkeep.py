@@ -1,7 +1,7 @@
 """What a running service does beside its data flow: keep watches and database equal, remember servers, tidy up."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import trio
@@ -11,10 +11,12 @@ from lightipn.chain.history import UNKNOWN, Status
 from lightipn.chain.source import Misbehaviour, ServerState
 from lightipn.electrum.pool import ServerPool
 from lightipn.electrum.source import ElectrumSource
+from lightipn.outbox.messages import Policy
 from lightipn.store import events as event_store
 from lightipn.store import evidence as evidence_store
 from lightipn.store import ledger as ledger_store
 from lightipn.store import outbox as outbox_store
+from lightipn.store import reviews
 from lightipn.store import servers as server_store
 from lightipn.store import spends as spend_store
 from lightipn.store.database import Database, Store
@@ -112,9 +114,10 @@ def _save_servers(db: Database, *, states: list[ServerState], evidence: list[Mis
             event_store.save_server_event(db, server=found.server, reason=found.contradiction, now=now)
 
 
-async def keep_house(store: Store, *bells: Callable[[], None]) -> None:
-    """Forget what was merely looked up, and due times that a clock which was ahead put too far away."""
+async def keep_house(store: Store, policies: Mapping[str, Policy], *bells: Callable[[], None]) -> None:
+    """End what has expired, forget what was merely looked up, and mend due times of a clock that was ahead."""
     while True:
+        await _end_subscriptions(store, policies)
         dropped = 1
         while dropped:
             dropped = await store.transact(lambda db: ledger_store.drop_unwanted_scripts(db, now=int(time.time())))
@@ -122,3 +125,13 @@ async def keep_house(store: Store, *bells: Callable[[], None]) -> None:
         for ring in bells:
             ring()
         await trio.sleep(HOUSEKEEPING_S)
+
+
+async def _end_subscriptions(store: Store, policies: Mapping[str, Policy]) -> None:
+    ended = 1
+    while ended:
+        ended = await store.transact(lambda db: reviews.end_expired(db, policies, now=time.time()))
+    after: int | None = 0
+    while after is not None:
+        work = partial(reviews.release_ended, policies=policies, after=after, now=time.time())
+        after = await store.transact(work)

@@ -18,7 +18,7 @@ from lightipn.chain.checkpoint import Checkpoint
 from lightipn.chain.headers import HeaderChain
 from lightipn.chain.verifier import Confirmed, Unconfirmed
 from lightipn.ledger.entries import LedgerEntry, PaymentState, ScriptPayments
-from lightipn.outbox.messages import Message, Subscription, SubscriptionState
+from lightipn.outbox.messages import Message, MessageState, Subscription, SubscriptionState
 
 EASY_BITS = REGTEST.pow_limit_bits  # every second hash meets it
 BLOCK_SPACING_S = 600
@@ -225,10 +225,28 @@ def message_of(
     is_heard_in_doubt: bool = False,
     tries: int = 0,
     due_at: float | None = None,
+    state: MessageState = MessageState.OPEN,
+    topic: str = "",
+    txid: Txid | None = None,
+    failures: int = 0,
+    tips: int = 0,
+    told_tip: int = 0,
+    due_tip: int | None = None,
+    acknowledged_at: int | None = None,
+    created_at: int = 1_700_000_000,
 ) -> Message:
     """Return an outbox message."""
     return Message(
         message_id="m-1",
+        topic=topic,
+        txid=txid,
+        state=state,
+        failures=failures,
+        tips=tips,
+        told_tip=told_tip,
+        due_tip=due_tip,
+        acknowledged_at=acknowledged_at,
+        created_at=created_at,
         payload=payload,
         heard_payload=heard_payload,
         is_heard_in_doubt=is_heard_in_doubt,

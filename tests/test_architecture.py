@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from lightipn import config
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lightipn"
 TESTS = ROOT / "tests"
@@ -20,6 +22,7 @@ TEST_MODULES = sorted(TESTS.rglob("*.py"))
 MAX_MODULE_LINES = 500
 MAX_FUNCTION_LINES = 60
 PURE_ROOMS = ("bitcoin", "chain", "ledger", "outbox")
+DIALECTS = ("callback", "ipn", "receive")
 IMPURE = {
     "trio",
     "httpx",
@@ -181,20 +184,74 @@ def test_routes_ask_the_service() -> None:
     assert not importers_of("lightipn.store") & (within("api") | routes)
 
 
-def test_api_names_no_dialect() -> None:
-    """The frame stands for every dialect, so it knows none; and no dialect knows another."""
-    assert not importers_of("lightipn.dialects") & within(
-        "api", "delivery", "tracker", "electrum", "simulator", "store"
-    )
-    for folder in (PACKAGE / "dialects").iterdir():
-        if folder.is_dir() and folder.name != "__pycache__":
-            known = {
-                found.split(".")[2]
-                for file in folder.rglob("*.py")
-                for found in imports_of(file)
-                if found.startswith("lightipn.dialects.")
-            }
-            assert known <= {folder.name}
+def test_only_the_composition_names_dialects() -> None:
+    """The rooms stand for every dialect, so they know none: only ``app``, ``parts``, ``cli`` and ``received`` do."""
+    allowed = within("dialects", "cli") | {"lightipn/app.py", "lightipn/parts.py", "lightipn/received.py"}
+    importers = importers_of("lightipn.dialects")
+    assert importers <= allowed
+    assert {"lightipn/app.py", "lightipn/parts.py"} <= importers
+
+
+# --- dialects ----------------------------------------------------------------------------------------------------
+
+
+def dialect_modules(*names: str) -> list[Path]:
+    """Return the modules of all dialects, or those of them with these names."""
+    files = [file for dialect in DIALECTS for file in sorted((PACKAGE / "dialects" / dialect).rglob("*.py"))]
+    return [file for file in files if not names or file.stem in names]
+
+
+def test_every_dialect_is_looked_at() -> None:
+    """The dialects that a configuration may name are those there are, each of a policy, a wire and routes."""
+    folders = {file.parent.name for file in (PACKAGE / "dialects").glob("*/__init__.py")}
+    assert folders == set(config.DIALECTS) == set(DIALECTS)
+    for dialect in DIALECTS:
+        files = {file.stem for file in (PACKAGE / "dialects" / dialect).rglob("*.py")}
+        assert files == {"__init__", "policy", "wire", "routes"}, dialect
+
+
+def test_every_dialect_is_in_every_contract() -> None:
+    """Each dialect's policy, wire and routes are named in the layers and in the contracts that bind them."""
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    contracts = tomllib.loads(text)["tool"]["importlinter"]["contracts"]
+    (layers,) = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
+    layered = " ".join(layers).replace("|", " ").replace(":", " ").split()
+    sources = [set(contract["source_modules"]) for contract in contracts if contract["type"] == "forbidden"]
+    for dialect in DIALECTS:
+        policy, wire, routes = (f"lightipn.dialects.{dialect}.{part}" for part in ("policy", "wire", "routes"))
+        assert {policy, wire, routes} <= set(layered)
+        assert any({policy, wire} <= named for named in sources)
+        assert any(routes in named for named in sources)
+
+
+@pytest.mark.parametrize("file", dialect_modules(), ids=name_of)
+def test_dialect_knows_no_other(file: Path) -> None:
+    """A dialect never imports another one, nor its own routes from what decides."""
+    own = f"lightipn.dialects.{file.parent.name}."
+    known = {found for found in imports_of(file) if found.startswith("lightipn.dialects.")}
+    assert all(f"{found}.".startswith(own) for found in known)
+    assert not [found for found in known if f"{found}.".startswith(f"{own}routes.")]
+    assert file.stem != "wire" or not known
+
+
+@pytest.mark.parametrize("file", dialect_modules(), ids=name_of)
+def test_dialect_touches_neither_sql_nor_the_chain(file: Path) -> None:
+    """A dialect sees values: no table, no chain, no server, no receiver; of ``chain`` only where a payment can be."""
+    rooms = ("store", "tracker", "electrum", "delivery", "simulator", "config", "app", "parts", "upkeep", "proxy")
+    imported = {found.removeprefix("lightipn.") for found in imports_of(file) if found.startswith("lightipn.")}
+    assert not {found for found in imported if found.partition(".")[0] in rooms}
+    places = {"chain.verifier.Confirmed", "chain.verifier.Unconfirmed"}
+    assert {found for found in imported if found.partition(".")[0] == "chain"} <= places
+    assert not calls_in(file) & {"execute", "executemany", "transact", "read"}
+
+
+@pytest.mark.parametrize("file", dialect_modules("routes"), ids=name_of)
+def test_routes_stand_on_frame_and_service_alone(file: Path) -> None:
+    """Routes turn a request into words of the service and back: whatever else they import is a value or an error."""
+    allowed = ("api", "service", "dialects", "bitcoin", "outbox", "errors")
+    imported = {found.split(".")[1] for found in imports_of(file) if found.startswith("lightipn.")}
+    assert imported <= set(allowed)
+    assert {"api", "service"} <= imported
 
 
 def test_rooms_receive_plain_values() -> None:
@@ -212,6 +269,11 @@ def test_rooms_receive_plain_values() -> None:
 def test_only_the_store_knows_sql() -> None:
     """``sqlite`` is a word of ``store`` alone; nobody else prepares a statement."""
     assert importers_of("sqlite3", "sqlite_utils") <= within("store")
+    statement = re.compile(r"\b(SELECT\s.+\sFROM|INSERT\s.*INTO|UPDATE\s\w+\sSET|DELETE\sFROM|PRAGMA)\s", re.DOTALL)
+    writers = {name_of(file) for file in MODULES if any(statement.search(text) for text in texts_in(file))}
+    assert writers <= within("store")
+    assert writers > {"lightipn/store/attempts.py", "lightipn/store/callbacks.py", "lightipn/store/supplies.py"}
+    assert {name_of(file) for file in MODULES if calls_in(file) & {"execute", "executemany"}} <= within("store")
     users = {name_of(file) for file in MODULES if "sqlite" in code_of(file).lower()}
     assert users <= within("store")
     assert users
@@ -262,6 +324,14 @@ def test_way_through_a_proxy_has_one_home() -> None:
         "lightipn/electrum/connection.py",
         "lightipn/parts.py",
     }
+
+
+def texts_in(file: Path) -> Iterator[str]:
+    """Yield the texts of a module that are no docstrings, parts of f-strings included."""
+    values = {id(node.value) for node in ast.walk(tree_of(file)) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree_of(file)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in values:
+            yield node.value
 
 
 def calls_in(file: Path) -> set[str]:

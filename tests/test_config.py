@@ -10,6 +10,7 @@ from lightipn.bitcoin.network import MAINNET, REGTEST, TESTNET4
 from lightipn.config import (
     KEYS,
     ApiConfig,
+    CallbackConfig,
     Config,
     DeliveryConfig,
     ElectrumConfig,
@@ -42,6 +43,7 @@ DEFAULTS = Config(
     ),
     delivery=DeliveryConfig(timeout_s=15.0, max_in_flight=64, max_in_flight_per_host=8, allow_networks=(), proxy=""),
     ipn=IpnConfig(xpub="", auth_token="", confirmations=3, max_retry_interval_s=3600.0),
+    callback=CallbackConfig(retries=3, retry_period_s=120.0, confirmations=3, zero_conf=False),
     log=LogConfig(level="info", format="auto"),
 )
 
@@ -158,9 +160,20 @@ CHANGES = {
     "dialects.ipn.auth_token_file": ('"token.txt"', "token.txt", "s3cret"),
     "dialects.ipn.confirmations": ("6", "6", 6),
     "dialects.ipn.max_retry_interval_s": ("60", "60", 60.0),
+    "dialects.callback.retries": ("0", "0", 0),
+    "dialects.callback.retry_period_s": ("1.5", "1.5", 1.5),
+    "dialects.callback.confirmations": ("6", "6", 6),
+    "dialects.callback.zero_conf": ("true", "true", True),
     "log.level": ('"debug"', "debug", "debug"),
     "log.format": ('"json"', "json", "json"),
 }
+
+
+def test_every_dialect_may_be_open_to_callers_without_a_key() -> None:
+    """Each dialect may be named, alone or beside the others, as one that needs no key."""
+    named = ("ipn", "callback", "receive")
+    assert load('[api]\nanonymous = ["ipn", "callback", "receive"]').api.anonymous == named
+    assert load("", LIGHTIPN_API_ANONYMOUS="receive").api.anonymous == ("receive",)
 
 
 def value_in(config: Config, path: str) -> object:
@@ -217,7 +230,7 @@ WRONG_TYPES = ["{ a = 1 }", "1979-05-27", "[[1]]", "true", "nan", "-1"]
         (path, value)
         for path in CHANGES
         for value in WRONG_TYPES
-        if (path, value) != ("electrum.allow_plaintext", "true")
+        if value != "true" or path not in ("electrum.allow_plaintext", "dialects.callback.zero_conf")
     ],
 )
 def test_wrong_type_is_named_with_its_key(path: str, value: str) -> None:
@@ -236,7 +249,7 @@ RANGES = [
     ("api.public_url", '"ftp://x"'),
     ("api.public_url", '"https://"'),
     ("api.public_url", '"http://[::1"'),
-    ("api.anonymous", '["callback"]'),
+    ("api.anonymous", '["callbacks"]'),
     ("electrum.servers", '["a.example"]'),
     ("electrum.servers", '["ssl://a.example:0"]'),
     ("electrum.servers", '["http://a.example:80"]'),
@@ -284,6 +297,15 @@ RANGES = [
     ("dialects.ipn.confirmations", "0"),
     ("dialects.ipn.confirmations", "1001"),
     ("dialects.ipn.max_retry_interval_s", "0.5"),
+    ("dialects.callback.retries", "-1"),
+    ("dialects.callback.retries", "1001"),
+    ("dialects.callback.retries", "2.5"),
+    ("dialects.callback.retry_period_s", "0.9"),
+    ("dialects.callback.retry_period_s", "86401"),
+    ("dialects.callback.confirmations", "0"),
+    ("dialects.callback.confirmations", "1001"),
+    ("dialects.callback.zero_conf", "1"),
+    ("dialects.callback.zero_conf", '"yes"'),
     ("log.level", '"loud"'),
     ("log.format", '"xml"'),
 ]
@@ -304,7 +326,8 @@ def test_wrong_value_is_named_with_its_key(path: str, value: str) -> None:
         ("[api]\nbimd = 1", "api.bimd: there is no such key"),
         ("[dialects.ipn]\nconfirms = 1", "dialects.ipn.confirms: there is no such key"),
         ("[deliveries]\ntimeout_s = 1", "[deliveries]: there is no such section"),
-        ("[dialects.callback]\nretries = 1", "[dialects.callback]: there is no such section"),
+        ("[dialects.callbacks]\nretries = 1", "[dialects.callbacks]: there is no such section"),
+        ("[dialects.callback]\nretry = 1", "dialects.callback.retry: there is no such key"),
         ("[api.bind]\nx = 1", "[api.bind]: there is no such section"),
         ("api = 1", "api: there is no such key"),
         ("dialects = 1", "dialects: there is no such key"),
@@ -477,7 +500,7 @@ def test_unknown_variable_is_a_problem() -> None:
         ("LIGHTIPN_DELIVERY_MAX_IN_FLIGHT", "9" * 5000),
         ("LIGHTIPN_DELIVERY_ALLOW_NETWORKS", "10.0.0.1/8"),
         ("LIGHTIPN_ELECTRUM_SERVERS", "a.example"),
-        ("LIGHTIPN_API_ANONYMOUS", "ipn,callback"),
+        ("LIGHTIPN_API_ANONYMOUS", "ipn,callbacks"),
         ("LIGHTIPN_ELECTRUM_ALLOW_PLAINTEXT", "1"),
         ("LIGHTIPN_ELECTRUM_ALLOW_PLAINTEXT", "yes"),
         ("LIGHTIPN_ELECTRUM_ALLOW_PLAINTEXT", ""),

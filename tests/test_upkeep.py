@@ -10,11 +10,14 @@ from lightipn.bitcoin.address import Address, address_of, parse_address
 from lightipn.bitcoin.hashes import ScriptHash
 from lightipn.bitcoin.network import REGTEST
 from lightipn.chain.history import UNKNOWN, Status
+from lightipn.outbox.messages import SubscriptionState
 from lightipn.simulator import forge
 from lightipn.store import ledger as ledger_store
+from lightipn.store import subscriptions as subscription_store
 from lightipn.store.database import Store, open_store
 from lightipn.store.ledger import WatchChange
-from lightipn.upkeep import WatchKeeper
+from lightipn.upkeep import HOUSEKEEPING_S, WatchKeeper, keep_house
+from tests.store.plain_dialect import POLICIES
 
 
 class NotedSource:
@@ -44,14 +47,15 @@ class NotedSource:
             self.rechecked.append(scripthash)
 
 
-def some_address() -> Address:
-    """Return an address."""
-    text = address_of(forge.made_up_script("somebody"), REGTEST)
+def some_address(name: str) -> Address:
+    """Return an address that differs for every name."""
+    text = address_of(forge.made_up_script(name), REGTEST)
     assert text is not None
     return parse_address(text, REGTEST)
 
 
-ADDRESS = some_address()
+ADDRESS = some_address("somebody")
+OTHER_ADDRESS = some_address("somebody else")
 
 
 @pytest.fixture
@@ -99,3 +103,40 @@ async def test_script_that_must_be_asked_is_watched_even_if_nobody_knew_it(
     watches.ring()
     await trio.testing.wait_all_tasks_blocked()
     assert source.known == {ADDRESS.scripthash: UNKNOWN}
+
+
+async def test_house_is_kept_again_and_again(
+    store: Store, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """What has expired ends, what was merely looked up is forgotten, and both bells ring, once a minute."""
+    rung: list[str] = []
+    nursery.start_soon(keep_house, store, POLICIES, lambda: rung.append("watches"), lambda: rung.append("messages"))
+    await trio.testing.wait_all_tasks_blocked()
+    assert rung == ["watches", "messages"]
+
+    def work(db: ledger_store.Database) -> None:
+        for owner, expires_at in (("over", 1), ("lasting", None)):
+            subscription_store.save_subscription(
+                db,
+                dialect="plain",
+                owner=owner,
+                address=ADDRESS,
+                url="http://shop.example/",
+                terms=b"1",
+                now=0,
+                expires_at=expires_at,
+            )
+        ledger_store.want_script(db, OTHER_ADDRESS, until=1, must_ask=False)
+
+    await store.transact(work)
+    await trio.sleep(HOUSEKEEPING_S)
+    await trio.testing.wait_all_tasks_blocked()
+    assert rung == ["watches", "messages"] * 2
+    found = await store.read(lambda db: list(subscription_store.load_subscriptions(db)))
+    assert {one.owner: one.state for one in found} == {
+        "over": SubscriptionState.EXPIRED,
+        "lasting": SubscriptionState.ACTIVE,
+    }
+    assert [one.ended_at for one in found] == [None, None]
+    watches = await store.read(ledger_store.load_watches)
+    assert [scripthash for scripthash, _ in watches] == [ADDRESS.scripthash]

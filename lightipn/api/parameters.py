@@ -1,6 +1,6 @@
 """What a caller sent, as one table of texts: the query, and a form or JSON object in the body."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from urllib.parse import parse_qsl
 
@@ -42,8 +42,11 @@ def _too_large() -> RequestError:
     return _refusal(f"body is larger than {MAX_BODY_BYTES} bytes", status=413, code="body-too-large")
 
 
-async def parameters_of(request: Request) -> dict[str, str]:
+async def parameters_of(request: Request, *, mend: Callable[[bytes], bytes] = bytes) -> dict[str, str]:
     """Read all parameters of a request, from wherever it carries them.
+
+    Args:
+        mend: returns a body as it was meant, for clients whose JSON is none.
 
     Raises:
         RequestError: bad UTF-8, bad JSON, too large, or a parameter given twice with different values.
@@ -51,7 +54,7 @@ async def parameters_of(request: Request) -> dict[str, str]:
     raw_query = request.scope.get("query_string", b"")
     found = _parse_form(raw_query, "query")
     if request.method in ("POST", "PUT", "PATCH", "DELETE"):
-        body = await body_of(request)
+        body = mend(await body_of(request))
         if body.strip():
             kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
             is_json = kind == "application/json" or body.lstrip()[:1] == b"{"
@@ -82,9 +85,11 @@ def _parse_json(raw: bytes) -> dict[str, str]:
         raise _refusal("body is not a JSON object", code="bad-json")
     texts = {}
     for name, item in value.items():
-        if isinstance(item, bool) or not isinstance(item, str | int):
-            raise _refusal(f"{str(name)[:40]!a} is neither a text nor a whole number", code="bad-json")
-        texts[str(name)] = str(item)
+        if item is None:  # some clients send what they do not set
+            continue
+        if not isinstance(item, str | int):
+            raise _refusal(f"{str(name)[:40]!a} is no text, whole number or truth value", code="bad-json")
+        texts[str(name)] = str(item).lower() if isinstance(item, bool) else str(item)
     return texts
 
 
@@ -111,13 +116,27 @@ def whole_number(
     return value
 
 
-def required(parameters: Mapping[str, str], name: str) -> str:
-    """Read a parameter that must be there.
+def required(parameters: Mapping[str, str], *names: str) -> str:
+    """Read a parameter that must be there, under any of its names; an error says the first.
 
     Raises:
         RequestError: ``missing-parameter``.
     """
-    text = parameters.get(name, "")
-    if not text.strip():
-        raise RequestError(f"{name} is missing", code="missing-parameter")
-    return text
+    for name in names:
+        if parameters.get(name, "").strip():
+            return parameters[name]
+    raise RequestError(f"{names[0]} is missing", code="missing-parameter")
+
+
+def id_of(text: str, *, what: str) -> int:
+    """Read a number out of a path.
+
+    Args:
+        what: the thing that it stands for.
+
+    Raises:
+        RequestError: 404 ``not-found``: no thing has such a number.
+    """
+    if not (text.isascii() and text.isdecimal() and len(text) < 19):
+        raise RequestError(f"there is no {what} {text[:40]!a}", code="not-found", status_hint=404)
+    return int(text)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lightipn.cli import delivery, events, key, serve, server, status, watch
+from lightipn.cli import delivery, events, key, serve, server, status, watch, xpub
 
 app = typer.Typer(
     name="lightipn",
@@ -24,6 +24,7 @@ app.add_typer(key.app, name="key")
 app.add_typer(watch.app, name="watch")
 app.add_typer(delivery.app, name="delivery")
 app.add_typer(server.app, name="server")
+app.add_typer(xpub.app, name="xpub")
 
 
 @app.command()

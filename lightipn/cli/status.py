@@ -40,7 +40,7 @@ def _summary_json(summary: Summary) -> dict[str, object]:
         "held_deliveries": summary.held_deliveries,
         "oldest_due_at": summary.oldest_due_at,
         "failing_hosts": [
-            {"host": f.host, "messages": f.messages, "tries": f.tries, "last_trouble": f.last_trouble}
+            {"host": f.host, "messages": f.messages, "failures": f.failures, "last_trouble": f.last_trouble}
             for f in summary.failing_hosts
         ],
         "servers": [
@@ -97,7 +97,7 @@ def _print_summary(summary: Summary, *, is_running: bool, network: str) -> None:
     if summary.failing_hosts:
         console.print()
         print_table(
-            ("SHOP THAT DOES NOT ACKNOWLEDGE", "MESSAGES", "TRIES", "LAST ANSWER"),
-            [(f.host, f.messages, f.tries, f.last_trouble) for f in summary.failing_hosts],
+            ("SHOP THAT FAILS", "MESSAGES", "FAILURES", "LAST ANSWER"),
+            [(f.host, f.messages, f.failures, f.last_trouble) for f in summary.failing_hosts],
             empty="",
         )

@@ -1,17 +1,19 @@
 """``lightipn watch``: IPN subscriptions of the operator."""
 
 import csv
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 from rich.progress import Progress
 
 from lightipn.cli.output import console, print_json, print_table, time_text
 from lightipn.cli.run import MAX_NUMBER, ConfigOption, JsonOption, ask_service, errors
 from lightipn.dialects.ipn.policy import DEFAULT_CONFIRMS, MAX_CONFIRMS
-from lightipn.dialects.ipn.wire import IpnTerms, decode_terms, encode_terms
+from lightipn.dialects.ipn.wire import IpnTerms, encode_terms
 from lightipn.errors import RequestError
 from lightipn.service.desk import OPERATOR, Service
 from lightipn.service.subscribing import Wish
@@ -37,7 +39,7 @@ def add(
     ask_service(
         config,
         lambda service: service.subscriptions.subscribe(
-            dialect="ipn", owner=owner, address=address, url=url, terms=terms
+            Wish(address=address, url=url, terms=terms), dialect="ipn", owner=owner
         ),
         creates=True,
     )
@@ -51,7 +53,7 @@ def list_(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """List subscriptions, oldest first."""
+    """List subscriptions of all dialects, oldest first."""
     found = ask_service(config, lambda service: service.subscriptions.list(address=address, limit=limit))
     if json:
         print_json(
@@ -62,8 +64,9 @@ def list_(
                     "owner": item.owner,
                     "address": item.address,
                     "url": item.url,
-                    "max_confirms": decode_terms(item.terms).max_confirms,
-                    "state": item.state.value,
+                    "terms": msgspec.json.decode(item.terms),
+                    "state": item.state_at(time.time()).value,
+                    "expires_at": item.expires_at,
                     "created_at": item.created_at,
                 }
                 for item in found
@@ -73,16 +76,19 @@ def list_(
     rows = [
         (
             item.subscription_id,
+            item.dialect,
             item.owner,
-            item.address,
+            item.address or "blocks",
             item.url,
-            decode_terms(item.terms).max_confirms,
-            item.state.value,
+            item.terms.decode(),
+            item.state_at(time.time()).value,
             time_text(item.created_at),
         )
         for item in found
     ]
-    print_table(("ID", "OWNER", "ADDRESS", "URL", "CONFIRMS", "STATE", "CREATED"), rows, empty="Nothing is watched.")
+    print_table(
+        ("ID", "DIALECT", "OWNER", "ADDRESS", "URL", "TERMS", "STATE", "CREATED"), rows, empty="Nothing is watched."
+    )
 
 
 @app.command()
@@ -137,13 +143,13 @@ async def _import_lines(service: Service, lines: list[str], owner: str) -> tuple
                 else:
                     if wish is not None:
                         good.append((number, wish))
-            refusals = await service.subscriptions.subscribe_all([wish for _, wish in good], dialect="ipn", owner=owner)
-            for (number, _), refusal in zip(good, refusals, strict=True):
-                if refusal is None:
-                    added += 1
-                else:
-                    report(number, refusal)
+            outcomes = await service.subscriptions.subscribe_all([wish for _, wish in good], dialect="ipn", owner=owner)
+            for (number, _), outcome in zip(good, outcomes, strict=True):
+                if isinstance(outcome, RequestError):
+                    report(number, outcome)
                     refused += 1
+                else:
+                    added += 1
             progress.update(task, advance=len(page))
     return added, refused
 

@@ -15,9 +15,9 @@ import trio
 from lightipn.delivery.sender import Sender
 from lightipn.outbox.messages import Policy
 from lightipn.outbox.verdict import Outcome
-from lightipn.store import outbox
+from lightipn.store import attempts as attempt_store
+from lightipn.store.attempts import Claim
 from lightipn.store.database import Store
-from lightipn.store.outbox import Claim
 
 # The system's clock may be set; a wait is never longer than this before the table is looked at again.
 LONGEST_NAP_S = 30.0
@@ -65,14 +65,14 @@ class Dispatcher:
 
         What is still under way after that is marked as interrupted, and told again at the next start.
         """
-        await self._store.transact(outbox.recover_interrupted)
+        await self._store.transact(attempt_store.recover_interrupted)
         async with trio.open_nursery() as attempts:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._claim_for_ever, attempts)
                 await stop.wait()
                 nursery.cancel_scope.cancel()
             attempts.cancel_scope.deadline = trio.current_time() + STOP_GRACE_S
-        interrupted = await self._store.transact(outbox.recover_interrupted)
+        interrupted = await self._store.transact(attempt_store.recover_interrupted)
         if interrupted:
             log.warning("delivery.attempts_interrupted", count=interrupted)
 
@@ -92,7 +92,7 @@ class Dispatcher:
         busy = dict(self._busy)
         with trio.CancelScope(shield=True):  # a claim that is committed must be sent, or be marked as interrupted
             claims, next_due_at = await self._store.transact(
-                lambda db: outbox.claim_due(
+                lambda db: attempt_store.claim_due(
                     db,
                     self._policies,
                     now=self._clock(),
@@ -111,7 +111,7 @@ class Dispatcher:
             answer = await self._sender.send(claim.request)
             with trio.CancelScope(shield=True):
                 outcome = await self._store.transact(
-                    lambda db: outbox.finish_attempt(
+                    lambda db: attempt_store.finish_attempt(
                         db, self._policies, claim, answer, now=self._clock(), jitter=self._chance.random()
                     )
                 )
@@ -120,7 +120,8 @@ class Dispatcher:
             if not self._busy[claim.host]:
                 del self._busy[claim.host]
             self.ring()
-        write = log.info if outcome is Outcome.ACKNOWLEDGED else log.warning
+        # A 2xx that acknowledges nothing is normal flow in some dialects.
+        write = log.warning if outcome is Outcome.FAILED else log.info
         write(
             f"delivery.attempt_{outcome.name.lower()}",
             delivery=claim.message_key,

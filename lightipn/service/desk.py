@@ -7,12 +7,15 @@ import trio
 
 from lightipn.bitcoin.network import Network
 from lightipn.outbox.messages import Policy
+from lightipn.service.callbacks import Callbacks
 from lightipn.service.delivering import Deliveries
 from lightipn.service.feed import Feed
 from lightipn.service.owners import Owners
+from lightipn.service.scanning import Scanner
 from lightipn.service.servers import Servers
 from lightipn.service.subscribing import Subscriptions
 from lightipn.service.summary import Summary, load_summary
+from lightipn.service.supplying import Supplies
 from lightipn.service.totals import Totals
 from lightipn.store.database import Store
 
@@ -45,6 +48,8 @@ class Service:
     Args:
         check_url: raises ``RequestError`` for a callback URL that must not be registered.
         progress: returns an event that is set when the next history has been committed.
+        is_tip_proved: whether our tip was proved since the start.
+        is_connected: whether a server is there.
         clock: unix seconds.
     """
 
@@ -57,9 +62,12 @@ class Service:
         check_url: Callable[[str], None],
         bells: Doorbells,
         progress: Callable[[], trio.Event],
+        is_tip_proved: Callable[[], bool],
+        is_connected: Callable[[], bool],
         clock: Callable[[], float],
     ) -> None:
         self._store = store
+        self._clock = clock
         self.owners = Owners(store, ring_messages=bells.messages, clock=clock)
         self.subscriptions = Subscriptions(
             store,
@@ -68,8 +76,22 @@ class Service:
             check_url=check_url,
             ring_watches=bells.watches,
             ring_messages=bells.messages,
+            is_tip_proved=is_tip_proved,
             clock=clock,
         )
+        self.scanner = Scanner(store, network, ring_watches=bells.watches, progress=progress, clock=clock)
+        self.supplies = Supplies(
+            store,
+            network,
+            policies=policies,
+            scanner=self.scanner,
+            check_url=check_url,
+            ring_watches=bells.watches,
+            is_tip_proved=is_tip_proved,
+            is_connected=is_connected,
+            clock=clock,
+        )
+        self.callbacks = Callbacks(store, policies=policies, clock=clock)
         self.totals = Totals(store, network, ring_watches=bells.watches, progress=progress, clock=clock)
         self.deliveries = Deliveries(store, ring_messages=bells.messages, clock=clock)
         self.feed = Feed(store)
@@ -77,4 +99,5 @@ class Service:
 
     async def summary(self) -> Summary:
         """Return what the database says about the service's state."""
-        return await self._store.read(load_summary)
+        now = int(self._clock())
+        return await self._store.read(lambda db: load_summary(db, now=now))

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from lightipn.bitcoin.hashes import hex_of
 from lightipn.bitcoin.header import parse_header
 from lightipn.chain.source import ServerState
 from lightipn.store import chain, deliveries, keys, servers, subscriptions
@@ -9,6 +10,10 @@ from lightipn.store.database import Database
 
 # Of all pauses between two blocks one in a million is longer (exp(-14); blocks come every 600 s on average).
 OLD_TIP_S = 8400
+LOST_SHOWN_S = 7 * 86400
+
+
+_LOST = {"unconfirmed": "out of its block again", "replaced": "replaced", "dropped": "dropped"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +23,7 @@ class Summary:
     Args:
         tip: height, hash and raw header of our verified tip; None before the first header.
         held_deliveries: of the pending ones, those whose owner has no good key.
+        lost_payments: those that a shop acknowledged, and that lost their block or are gone, of the last week.
         oldest_due_at: unix seconds at which the message that waits longest is or was due; None if none waits.
     """
 
@@ -29,6 +35,7 @@ class Summary:
     oldest_due_at: float | None
     servers: tuple[ServerState, ...]
     failing_hosts: tuple[deliveries.FailingHost, ...]
+    lost_payments: tuple[deliveries.LostPayment, ...]
     is_key_there: bool
 
 
@@ -57,6 +64,11 @@ def alarms_of(summary: Summary, *, now: int, is_running: bool, has_regular_block
                 f"{server.name} lied ({server.reason}) and is banned for {(server.banned_until - now) // 60 + 1} min:"
                 " lightipn server evidence"
             )
+    alarms += [
+        f"payment {hex_of(lost.txid)} to {lost.address} is {_LOST[lost.place]} after {lost.host} acknowledged it:"
+        " nothing more is told of it, look at lightipn events"
+        for lost in summary.lost_payments
+    ]
     if summary.tip is not None and has_regular_blocks:
         age_s = now - parse_header(summary.tip[2]).time
         if age_s > OLD_TIP_S:
@@ -64,8 +76,8 @@ def alarms_of(summary: Summary, *, now: int, is_running: bool, has_regular_block
     return alarms
 
 
-def load_summary(db: Database) -> Summary:
-    """Return what the database says about the service's state."""
+def load_summary(db: Database, *, now: int) -> Summary:
+    """Return what the database says about the service's state; ``now`` is in unix seconds."""
     pending, waiting_since = deliveries.count_pending(db)
     return Summary(
         tip=chain.load_tip(db),
@@ -76,5 +88,6 @@ def load_summary(db: Database) -> Summary:
         oldest_due_at=waiting_since,
         servers=tuple(servers.load_servers(db)),
         failing_hosts=tuple(deliveries.load_failing_hosts(db, limit=20)),
+        lost_payments=tuple(deliveries.load_lost(db, since=now - LOST_SHOWN_S, limit=20)),
         is_key_there=keys.has_live_key(db),
     )

@@ -14,8 +14,6 @@ from lightipn.store.database import Database, Store
 
 LOOKUPS_AT_ONCE = 4
 LOOKUP_WAIT_S = 10.0
-# A looked-up address stays watched for a while, so that a shop that polls is answered at once and from live data.
-LOOKUP_KEEP_S = 600
 MOST_LOOKUPS = 5000
 
 
@@ -90,8 +88,8 @@ class Totals:
                 f"the history of this address cannot be read ({record.trouble})", code=record.trouble, status_hint=503
             )
         if record is not None and totals is not None and record.wanted_until is not None:
-            until = int(self._clock()) + LOOKUP_KEEP_S
-            if until - record.wanted_until > LOOKUP_KEEP_S // 2:  # not a write for every poll
+            until = int(self._clock()) + ledger.LOOKUP_KEEP_S
+            if until - record.wanted_until > ledger.LOOKUP_KEEP_S // 2:  # not a write for every poll
                 await self._store.transact(lambda db: ledger.want_script(db, checked, until=until, must_ask=False))
         return totals
 
@@ -120,7 +118,7 @@ class Totals:
         Raises:
             RequestError: 503 ``too-many-lookups``.
         """
-        until = int(self._clock()) + LOOKUP_KEEP_S
+        until = int(self._clock()) + ledger.LOOKUP_KEEP_S
 
         def work(db: Database) -> None:
             is_new = ledger.load_script(db, address.scripthash) is None

@@ -3,7 +3,7 @@
 from sqlite_utils import Database
 
 from lightipn.bitcoin.hashes import BlockHash
-from lightipn.bitcoin.header import HEADER_BYTES, RETARGET_BLOCKS
+from lightipn.bitcoin.header import HEADER_BYTES, RETARGET_BLOCKS, parse_header
 from lightipn.chain.headers import ChainDelta
 
 
@@ -20,6 +20,16 @@ def save_delta(db: Database, delta: ChainDelta) -> None:
         "INSERT INTO header (height, block_hash, raw) VALUES (?, ?, ?)",
         [(delta.fork_height + 1 + i, header.block_hash, header.raw) for i, header in enumerate(delta.connected)],
     )
+    db.execute(
+        "INSERT INTO setting (name, value) VALUES ('tip_number', '1')"
+        " ON CONFLICT DO UPDATE SET value = CAST(CAST(value AS INTEGER) + 1 AS TEXT)"
+    )
+
+
+def load_tip_number(db: Database) -> int:
+    """Return how many tips our chain has had: blocks that came together were one."""
+    row = db.execute("SELECT value FROM setting WHERE name = 'tip_number'").fetchone()
+    return int(row[0]) if row else 0
 
 
 def load_tip(db: Database) -> tuple[int, BlockHash, bytes] | None:
@@ -32,6 +42,23 @@ def load_block_hash(db: Database, height: int) -> BlockHash | None:
     """Return the hash at a height of our chain; None where no header is stored."""
     row = db.execute("SELECT block_hash FROM header WHERE height = ?", [height]).fetchone()
     return BlockHash(row[0]) if row else None
+
+
+def load_block(db: Database, height: int) -> tuple[BlockHash, bytes] | None:
+    """Return hash and raw header at a height of our chain; None where no header is stored."""
+    row = db.execute("SELECT block_hash, raw FROM header WHERE height = ?", [height]).fetchone()
+    return (BlockHash(row[0]), row[1]) if row else None
+
+
+def load_height_at(db: Database, time: int) -> int:
+    """Return the height that our chain had at a time, as its headers say.
+
+    Args:
+        time: unix seconds.
+    """
+    rows = db.execute("SELECT height, raw FROM header ORDER BY height DESC")
+    height = next((row[0] for row in rows if parse_header(row[1]).time <= time), None)
+    return load_base_height(db) if height is None else int(height)
 
 
 def save_period(db: Database, period: int, raw_headers: bytes) -> None:
@@ -54,9 +81,13 @@ def save_base_height(db: Database, height: int) -> None:
     db.execute("INSERT OR REPLACE INTO setting (name, value) VALUES ('base_height', ?)", [str(height)])
 
 
+def load_base_height(db: Database) -> int:
+    """Return the height of the checkpoint that the stored headers stand on."""
+    row = db.execute("SELECT value FROM setting WHERE name = 'base_height'").fetchone()
+    return int(row[0]) if row else 0
+
+
 def load_tip_height(db: Database) -> int:
     """Return the height of our tip: of the highest header, or of the checkpoint before the first one came."""
     row = db.execute("SELECT max(height) FROM header").fetchone()
-    if row[0] is None:
-        row = db.execute("SELECT value FROM setting WHERE name = 'base_height'").fetchone()
-    return int(row[0]) if row else 0
+    return load_base_height(db) if row[0] is None else int(row[0])

@@ -7,10 +7,17 @@ from typing import Any
 import msgspec
 from sqlite_utils import Database
 
+from lightipn.bitcoin.hashes import Txid
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """What the operator sees of a message."""
+    """What the operator sees of a message.
+
+    Args:
+        state: ``due``, ``next-block`` (told again with the next tip), ``in-flight``, ``held`` (its owner has no key),
+            ``acknowledged``, ``withdrawn`` or ``dead``.
+    """
 
     message_key: int
     message_id: str
@@ -44,14 +51,21 @@ class Attempt:
 
 _DELIVERY = """
 SELECT message_key, message_id, dialect, owner, address, url, due_at, is_in_flight, is_held, tries, payload,
-       (SELECT count(*) FROM attempt WHERE attempt.message_key = message.message_key)
+       (SELECT count(*) FROM attempt WHERE attempt.message_key = message.message_key), message.state
 FROM message JOIN subscription USING (subscription_id)
 """
+_IS_PENDING = "(due_at IS NOT NULL OR due_tip IS NOT NULL)"
 
 
 def _delivery_of(row: tuple[Any, ...]) -> Delivery:
     due_at, is_in_flight, is_held = row[6:9]
-    state = "in-flight" if is_in_flight else "acknowledged" if due_at is None else "held" if is_held else "due"
+    state = row[12]
+    if is_in_flight:
+        state = "in-flight"
+    elif state == "open":
+        state = "held" if is_held else "next-block" if due_at is None else "due"
+    elif due_at is not None:  # the operator has it told again
+        state = "due"
     return Delivery(
         message_key=row[0],
         message_id=row[1],
@@ -69,7 +83,7 @@ def _delivery_of(row: tuple[Any, ...]) -> Delivery:
 
 def load_deliveries(db: Database, *, limit: int, is_pending_only: bool = False) -> list[Delivery]:
     """Return messages, newest first."""
-    where = "WHERE due_at IS NOT NULL" if is_pending_only else ""
+    where = f"WHERE {_IS_PENDING}" if is_pending_only else ""
     rows = db.execute(f"{_DELIVERY} {where} ORDER BY message_key DESC LIMIT ?", [limit]).fetchall()
     return [_delivery_of(row) for row in rows]
 
@@ -107,51 +121,87 @@ def load_attempts(db: Database, message_key: int) -> list[Attempt]:
 
 def make_due(db: Database, message_key: int, *, now: float) -> bool:
     """Make a message due now, whatever its state; False if there is no such message."""
-    cursor = db.execute("UPDATE message SET due_at = ?, tries = 0 WHERE message_key = ?", [now, message_key])
+    cursor = db.execute(
+        "UPDATE message SET due_at = ?, due_tip = NULL, is_settling = 0, tries = 0,"
+        " state = iif(state = 'acknowledged', state, 'open') WHERE message_key = ?",
+        [now, message_key],
+    )
     return cursor.rowcount > 0
 
 
 def count_held(db: Database) -> int:
     """Return how many messages wait for their owner to get a key again."""
-    return int(db.execute("SELECT count(*) FROM message WHERE is_held = 1 AND due_at IS NOT NULL").fetchone()[0])
+    return int(db.execute(f"SELECT count(*) FROM message WHERE is_held = 1 AND {_IS_PENDING}").fetchone()[0])
 
 
 def count_pending(db: Database) -> tuple[int, float | None]:
     """Return how many messages are not acknowledged, and since when the longest-waiting one is due (unix seconds)."""
-    row = db.execute("SELECT count(*), min(due_at) FROM message WHERE due_at IS NOT NULL").fetchone()
+    row = db.execute(f"SELECT count(*), min(due_at) FROM message WHERE {_IS_PENDING}").fetchone()
     return int(row[0]), row[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailingHost:
-    """A receiver that has not acknowledged for a while.
+    """A receiver that fails: it cannot be reached, or answers with anything but 2xx.
 
     Args:
-        messages: how many of its messages have been tried in vain at least twice.
-        tries: of the one that was tried most.
+        messages: how many of its messages have failed at least twice in a row.
+        failures: of the one that failed most.
         last_trouble: what the newest of its attempts came to: an HTTP status or a code.
     """
 
     host: str
     messages: int
-    tries: int
+    failures: int
     last_trouble: str
 
 
 def load_failing_hosts(db: Database, *, limit: int) -> list[FailingHost]:
     """Return the hosts whose messages are tried in vain, those with most messages first."""
     rows = db.execute(
-        "SELECT host, count(*), max(tries), max(message_key) FROM message"
-        " WHERE due_at IS NOT NULL AND is_held = 0 AND tries >= 2 GROUP BY host ORDER BY 2 DESC LIMIT ?",
+        "SELECT host, count(*), max(failures), max(message_key) FROM message"
+        f" WHERE {_IS_PENDING} AND is_held = 0 AND failures >= 2 GROUP BY host ORDER BY 2 DESC LIMIT ?",
         [limit],
     ).fetchall()
     found = []
-    for host, messages, tries, message_key in rows:
+    for host, messages, failures, message_key in rows:
         row = db.execute(
             "SELECT outcome, status, trouble FROM attempt WHERE message_key = ? ORDER BY attempt_id DESC LIMIT 1",
             [message_key],
         ).fetchone()
         outcome, status, trouble = row or ("", None, "")
         last_trouble = trouble or (f"{status} {outcome}" if status else outcome or "")
-        found.append(FailingHost(host=host, messages=messages, tries=tries, last_trouble=last_trouble))
+        found.append(FailingHost(host=host, messages=messages, failures=failures, last_trouble=last_trouble))
     return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LostPayment:
+    """A payment that a receiver acknowledged and that is not there any more, or lost its block.
+
+    Args:
+        place: ``unconfirmed``, ``replaced`` or ``dropped``.
+    """
+
+    txid: Txid
+    address: str
+    host: str
+    place: str
+
+
+def load_lost(db: Database, *, since: int, limit: int) -> list[LostPayment]:
+    """Return payments that were lost after they had been acknowledged, the last ones first.
+
+    Args:
+        since: unix seconds: what was lost before is not asked about.
+    """
+    rows = db.execute(
+        "SELECT DISTINCT event.txid, subscription.address, subscription.host, ledger_entry.state FROM event"
+        " JOIN message ON message.txid = event.txid JOIN subscription USING (subscription_id)"
+        " JOIN ledger_entry ON ledger_entry.scripthash = subscription.scripthash AND ledger_entry.txid = event.txid"
+        " WHERE event.kind IN ('payment.reverted', 'payment.replaced', 'payment.dropped') AND event.happened_at >= ?"
+        " AND message.state = 'acknowledged' AND ledger_entry.state != 'confirmed'"
+        " ORDER BY event.number DESC LIMIT ?",
+        [since, limit],
+    ).fetchall()
+    return [LostPayment(txid=Txid(row[0]), address=row[1], host=row[2], place=row[3]) for row in rows]

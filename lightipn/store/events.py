@@ -92,7 +92,7 @@ def save_payment_events(db: Database, events: Iterable[PaymentEvent], *, now: in
         _save(db, [row])
         db.execute(
             "INSERT INTO event_owner (owner, number) SELECT DISTINCT owner, (SELECT max(number) FROM event)"
-            " FROM subscription WHERE scripthash = ?",
+            " FROM subscription WHERE scripthash = ? AND is_watching = 1",
             [event.scripthash],
         )
 

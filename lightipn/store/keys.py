@@ -68,10 +68,20 @@ def revoke_keys(db: Database, *, name: str, key_id: int | None, now: int) -> int
     return int(cursor.rowcount)
 
 
+def is_suspended(db: Database, owner: str) -> bool:
+    """Tell whether an owner has had keys, and none is good any more."""
+    found = db.execute(
+        "SELECT 1 FROM api_key WHERE name = ? AND NOT EXISTS"
+        " (SELECT 1 FROM api_key AS live WHERE live.name = api_key.name AND live.revoked_at IS NULL)",
+        [owner],
+    )
+    return found.fetchone() is not None
+
+
 def _set_owner_suspended(db: Database, owner: str, *, is_suspended: bool) -> None:
     """Suspend or revive: nothing is sent while suspended, everything is kept."""
-    state = "suspended" if is_suspended else "active"
-    db.execute("UPDATE subscription SET state = ? WHERE owner = ? AND state != ?", [state, owner, state])
+    before, after = ("active", "suspended") if is_suspended else ("suspended", "active")
+    db.execute("UPDATE subscription SET state = ? WHERE owner = ? AND state = ?", [after, owner, before])
     db.execute(
         "UPDATE message SET is_held = ? WHERE subscription_id IN"
         " (SELECT subscription_id FROM subscription WHERE owner = ?)",

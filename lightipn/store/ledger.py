@@ -123,6 +123,10 @@ def count_lookups(db: Database) -> int:
     return int(db.execute("SELECT count(*) FROM script WHERE wanted_until IS NOT NULL").fetchone()[0])
 
 
+LOOKUP_KEEP_S = 600
+"""A looked-up address stays watched for a while, so that who asks again is answered at once and from live data."""
+
+
 def want_script(db: Database, address: Address, *, until: int, must_ask: bool) -> None:
     """Make sure a script is looked after until a time, for somebody who looks it up.
 
@@ -150,8 +154,8 @@ def want_script(db: Database, address: Address, *, until: int, must_ask: bool) -
 def drop_unwanted_scripts(db: Database, *, now: int) -> int:
     """Remove scripts that were merely looked up and whose time is over; the running service stops watching them."""
     rows = db.execute(
-        "SELECT scripthash FROM script WHERE wanted_until <= ? AND NOT EXISTS"
-        " (SELECT 1 FROM subscription WHERE subscription.scripthash = script.scripthash) LIMIT 1000",
+        "SELECT scripthash FROM script WHERE wanted_until <= ? AND NOT EXISTS (SELECT 1 FROM subscription"
+        " WHERE subscription.scripthash = script.scripthash AND is_watching = 1) LIMIT 1000",
         [now],
     ).fetchall()
     for (scripthash,) in rows:

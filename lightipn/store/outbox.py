@@ -1,74 +1,83 @@
-"""Messages and their attempts on disk.
+"""Messages on disk: what is to be told, and when it becomes due.
 
-    review ──► message (due) ──► claim: attempt row, in flight ──► request on the wire ──► finish: outcome, next due
-
-The claim is committed before the request is sent, the outcome after. What a crash leaves in flight is marked as
-interrupted at the next start and is due again: at least once.
+review ──► message (due) ──► attempts ──► acknowledged, or due again by the clock or with the next tip
 """
 
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import msgspec
 from sqlite_utils import Database
 
-from lightipn.outbox.messages import Message, OutgoingRequest, Policy, Subscription, SubscriptionState
-from lightipn.outbox.verdict import Answer, Outcome
-from lightipn.store.subscriptions import host_of, subscription_of
+from lightipn.bitcoin.hashes import ScriptHash, Txid
+from lightipn.chain.headers import ChainDelta
+from lightipn.outbox.messages import Message, MessageState, Notice, Subscription
+from lightipn.store import keys, ledger
+from lightipn.store.subscriptions import host_of
 
-ANSWER_HEAD_BYTES = 500
-# Of one message so many attempts are kept, the newest: a dead shop with thousands of addresses must not fill the disk.
-KEPT_ATTEMPTS = 100
 LONGEST_PAUSE_S = 2 * 86400.0  # above the longest retry interval that the configuration allows
-_MESSAGE = "message_id, payload, heard_payload, is_heard_in_doubt, tries, due_at"
+WOKEN_PAGE = 500
+# A header may be announced a second before the history of a payment that is in its block: an unconfirmed payment waits
+# so long with the tip before it is told with no confirmations again.
+SETTLING_S = 5.0
+MESSAGE_COLUMNS = (
+    "message_id, topic, txid, state, payload, heard_payload, is_heard_in_doubt, tries, failures, tips, told_tip,"
+    " due_at, due_tip, acknowledged_at, created_at"
+)
+MESSAGE_WIDTH = MESSAGE_COLUMNS.count(",") + 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """An attempt that was recorded and must now be sent."""
-
-    attempt_id: int
-    message_key: int
-    host: str
-    dialect: str
-    sent_payload: bytes
-    request: OutgoingRequest
+_SELECT = f"SELECT {MESSAGE_COLUMNS}, message_key FROM message"
 
 
-def _message_of(row: tuple[Any, ...]) -> Message:
+def message_of(row: Sequence[Any]) -> Message:
+    """Make a message of a row in the order of ``MESSAGE_COLUMNS``."""
     return Message(
         message_id=row[0],
-        payload=row[1],
-        heard_payload=row[2],
-        is_heard_in_doubt=bool(row[3]),
-        tries=row[4],
-        due_at=row[5],
+        topic=row[1],
+        txid=None if row[2] is None else Txid(row[2]),
+        state=MessageState(row[3]),
+        payload=row[4],
+        heard_payload=row[5],
+        is_heard_in_doubt=bool(row[6]),
+        tries=row[7],
+        failures=row[8],
+        tips=row[9],
+        told_tip=row[10],
+        due_at=row[11],
+        due_tip=row[12],
+        acknowledged_at=row[13],
+        created_at=row[14],
     )
 
 
-def load_message(db: Database, subscription_id: int) -> tuple[int, Message] | None:
-    """Return the key and the message of a subscription that has one message; None before it has."""
-    row = db.execute(
-        f"SELECT {_MESSAGE}, message_key FROM message WHERE subscription_id = ?", [subscription_id]
-    ).fetchone()
-    return (row[6], _message_of(row)) if row else None
+def load_messages(db: Database, subscription_id: int) -> dict[str, tuple[int, Message]]:
+    """Return a subscription's messages, each with its key, by topic."""
+    rows = db.execute(f"{_SELECT} WHERE subscription_id = ?", [subscription_id]).fetchall()
+    return {message.topic: (row[-1], message) for row in rows for message in [message_of(row)]}
 
 
-def add_message(db: Database, subscription: Subscription, *, baseline: bytes, payload: bytes, now: float) -> None:
-    """Add a subscription's message, due at once."""
+def load_message(db: Database, subscription_id: int, topic: str) -> tuple[int, Message] | None:
+    """Return a subscription's message about a topic with its key, or None."""
+    row = db.execute(f"{_SELECT} WHERE subscription_id = ? AND topic = ?", [subscription_id, topic]).fetchone()
+    return (row[-1], message_of(row)) if row else None
+
+
+def add_message(db: Database, subscription: Subscription, notice: Notice, *, baseline: bytes, now: float) -> None:
+    """Add a message, due at once."""
     db.execute(
-        "INSERT INTO message (message_id, subscription_id, host, payload, heard_payload, is_heard_in_doubt, tries,"
-        " due_at, is_held, created_at) VALUES (?, ?, ?, ?, ?, 0, 0, ?, ?, ?)",
+        "INSERT INTO message (message_id, subscription_id, topic, txid, state, host, payload, heard_payload,"
+        " is_heard_in_doubt, tries, due_at, is_held, created_at) VALUES (?, ?, ?, ?, 'open', ?, ?, ?, 0, 0, ?, ?, ?)",
         [
             str(uuid.uuid4()),
             subscription.subscription_id,
+            notice.topic,
+            notice.txid,
             host_of(subscription.url),
-            payload,
+            notice.payload,
             baseline,
             now,
-            int(subscription.state is SubscriptionState.SUSPENDED),
+            int(keys.is_suspended(db, subscription.owner)),
             int(now),
         ],
     )
@@ -77,138 +86,120 @@ def add_message(db: Database, subscription: Subscription, *, baseline: bytes, pa
 def save_message(db: Database, message_key: int, message: Message) -> None:
     """Write a message over what stood there."""
     db.execute(
-        "UPDATE message SET payload = ?, heard_payload = ?, is_heard_in_doubt = ?, tries = ?, due_at = ?"
-        " WHERE message_key = ?",
+        "UPDATE message SET state = ?, payload = ?, heard_payload = ?, is_heard_in_doubt = ?, tries = ?, failures = ?,"
+        " tips = ?, told_tip = ?, due_at = ?, due_tip = ?, acknowledged_at = ?, is_settling = 0 WHERE message_key = ?",
         [
+            message.state.value,
             message.payload,
             message.heard_payload,
             int(message.is_heard_in_doubt),
             message.tries,
+            message.failures,
+            message.tips,
+            message.told_tip,
             message.due_at,
+            message.due_tip,
+            message.acknowledged_at,
             message_key,
         ],
     )
 
 
-_HOSTS = """
-SELECT host, min(due_at) FROM message INDEXED BY message_due_at
-WHERE due_at <= ? AND due_at IS NOT NULL AND is_in_flight = 0 AND is_held = 0
-GROUP BY host ORDER BY 2
-"""
-_NEXT_DUE = """
-SELECT min(due_at) FROM message INDEXED BY message_due_at
-WHERE due_at > ? AND due_at IS NOT NULL AND is_in_flight = 0 AND is_held = 0
-"""
-_DUE = f"""
-SELECT {", ".join("message." + column for column in _MESSAGE.split(", "))}, message.message_key,
-       subscription.subscription_id, dialect, owner, scripthash, address, url, terms, subscription.state,
-       subscription.created_at
-FROM message JOIN subscription USING (subscription_id)
-WHERE message.host = ? AND due_at <= ? AND due_at IS NOT NULL AND is_in_flight = 0 AND is_held = 0
-ORDER BY due_at LIMIT ?
-"""
+def has_open(db: Database, subscription_id: int) -> bool:
+    """Tell whether a subscription's receiver is still to be told something."""
+    found = db.execute("SELECT 1 FROM message WHERE subscription_id = ? AND state = 'open' LIMIT 1", [subscription_id])
+    return found.fetchone() is not None
 
 
-def claim_due(
-    db: Database,
-    policies: Mapping[str, Policy],
-    *,
-    now: float,
-    room: int,
-    room_per_host: int,
-    busy: Mapping[str, int],
-) -> tuple[list[Claim], float | None]:
-    """Take messages that are due, record an attempt for each, and mark them as in flight.
+def withdraw_messages(db: Database, subscription_id: int) -> None:
+    """Withdraw all that a subscription's receiver has not heard."""
+    for message_key, message in load_messages(db, subscription_id).values():
+        save_message(db, message_key, message.withdrawn())
 
-    The hosts take turns by how long their first message has waited; none gets more than ``room_per_host``.
 
-    Args:
-        room: how many may be claimed.
-        busy: requests under way by host.
+def block_topic(block_hash: bytes) -> str:
+    """Return the topic of a message about a block."""
+    return f"block:{block_hash.hex()}"
+
+
+def withdraw_blocks(db: Database, delta: ChainDelta) -> None:
+    """Withdraw what was not heard yet of blocks that left the chain."""
+    for header in delta.disconnected:
+        rows = db.execute(
+            f"{_SELECT} WHERE topic = ? AND txid IS NULL AND topic != ''", [block_topic(header.block_hash)]
+        ).fetchall()
+        for row in rows:
+            save_message(db, row[-1], message_of(row).withdrawn())
+
+
+# --- what a tip makes due ---
+
+
+def wake_for_tip(db: Database, tip_number: int, *, now: float) -> tuple[bool, bool]:
+    """Make one page of the messages due that waited for this tip.
+
+    What is about an unconfirmed payment waits for some seconds more, in which its script is asked again: nobody shall
+    be told of no confirmations while the new block holds the payment.
 
     Returns:
-        The claims, and the time at which the next message is due that was left for its time to come; None if none is.
+        Whether a message is due because of it, and whether more messages wait.
     """
-    claims: list[Claim] = []
-    for host, _ in db.execute(_HOSTS, [now]).fetchall():
-        host_room = min(room - len(claims), room_per_host - busy.get(host, 0))
-        if host_room > 0:  # else the end of one of its attempts will ring again
-            rows = db.execute(_DUE, [host, now, host_room]).fetchall()
-            claims.extend(_claim(db, policies, host, row, now=now) for row in rows)
-    return claims, db.execute(_NEXT_DUE, [now]).fetchone()[0]
+    rows = db.execute(
+        f"{_WAITING} AND due_tip <= ? ORDER BY due_tip, message_key LIMIT ?", [tip_number, WOKEN_PAGE]
+    ).fetchall()
+    for row in rows:
+        _wake(db, row, now=now)
+    return bool(rows), len(rows) == WOKEN_PAGE
 
 
-def _claim(db: Database, policies: Mapping[str, Policy], host: str, row: tuple[Any, ...], *, now: float) -> Claim:
-    message, message_key, subscription = _message_of(row).claimed(), row[6], subscription_of(row[7:])
-    request = policies[subscription.dialect].request_of(subscription, message)
+def wake_late(db: Database, message_key: int, tip_number: int, *, now: float) -> None:
+    """Make a message due whose tip came while it was being told."""
+    row = db.execute(f"{_WAITING} AND due_tip <= ? AND message_key = ?", [tip_number, message_key]).fetchone()
+    if row is not None:
+        _wake(db, row, now=now)
+
+
+_WAITING = """
+SELECT message_key, due_at, message.txid, subscription.scripthash, ledger_entry.state
+FROM message JOIN subscription USING (subscription_id)
+LEFT JOIN ledger_entry ON ledger_entry.scripthash = subscription.scripthash AND ledger_entry.txid = message.txid
+WHERE due_tip IS NOT NULL
+"""
+
+
+def _wake(db: Database, row: Sequence[Any], *, now: float) -> None:
+    message_key, due_at, txid, scripthash, place = row
+    is_settling = txid is not None and place == "unconfirmed"
+    wake_at = now + SETTLING_S if is_settling else now
     db.execute(
-        "UPDATE message SET is_in_flight = 1, tries = ?, is_heard_in_doubt = ? WHERE message_key = ?",
-        [message.tries, int(message.is_heard_in_doubt), message_key],
+        "UPDATE message SET due_tip = NULL, due_at = ?, is_settling = ? WHERE message_key = ?",
+        # Also a retry by the clock waits: the new block may hold the payment.
+        [wake_at if is_settling or due_at is None else min(due_at, wake_at), int(is_settling), message_key],
     )
-    cursor = db.execute(
-        "INSERT INTO attempt (message_key, payload, method, url, headers, body, started_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        [
-            message_key,
-            message.payload,
-            request.method,
-            request.url,
-            msgspec.json.encode(request.headers).decode(),
-            request.body,
-            now,
-        ],
-    )
-    db.execute(
-        "DELETE FROM attempt WHERE message_key = ? AND attempt_id <="
-        " (SELECT attempt_id FROM attempt WHERE message_key = ? ORDER BY attempt_id DESC LIMIT 1 OFFSET ?)",
-        [message_key, message_key, KEPT_ATTEMPTS],
-    )
-    return Claim(
-        attempt_id=int(cursor.lastrowid or 0),
-        message_key=message_key,
-        host=host,
-        dialect=subscription.dialect,
-        sent_payload=message.payload,
-        request=request,
-    )
+    if is_settling:
+        ledger.save_watch_change(db, ScriptHash(scripthash), ledger.WatchChange.ASKED)
 
 
-def finish_attempt(
-    db: Database, policies: Mapping[str, Policy], claim: Claim, answer: Answer, *, now: float, jitter: float
-) -> Outcome:
-    """Record what an attempt came to, and when the message is due again."""
-    policy = policies[claim.dialect]
-    outcome = policy.outcome_of(claim.sent_payload, answer)
-    db.execute(
-        "UPDATE attempt SET outcome = ?, status = ?, trouble = ?, latency_ms = ?, answer_head = ? WHERE attempt_id = ?",
-        [
-            outcome.value,
-            answer.status,
-            answer.trouble,
-            answer.latency_ms,
-            answer.body[:ANSWER_HEAD_BYTES],
-            claim.attempt_id,
-        ],
-    )
-    row = db.execute(f"SELECT {_MESSAGE} FROM message WHERE message_key = ?", [claim.message_key]).fetchone()
-    if row is None:  # the subscription was removed while the attempt was under way
-        return outcome
-    message = _message_of(row)
-    retry_after_s = policy.retry_after_s(max(1, message.tries), jitter=jitter)
-    after = message.after_attempt(claim.sent_payload, outcome, now=now, retry_after_s=retry_after_s)
-    save_message(db, claim.message_key, after)
-    db.execute("UPDATE message SET is_in_flight = 0 WHERE message_key = ?", [claim.message_key])
-    return outcome
+def settle(db: Database, subscription_id: int, confirmed: Iterable[int], *, now: float) -> bool:
+    """Make due at once what waited to see whether its payment is in the new block: it is. True if anything was.
+
+    Args:
+        confirmed: keys of the messages whose payment is in a block.
+    """
+    keys = set(confirmed)
+    waiting = db.execute(
+        "SELECT message_key FROM message WHERE subscription_id = ? AND is_settling = 1", [subscription_id]
+    ).fetchall()
+    settled = [(now, message_key) for (message_key,) in waiting if message_key in keys]
+    db.conn.executemany("UPDATE message SET due_at = ?, is_settling = 0 WHERE message_key = ?", settled)
+    return bool(settled)
 
 
 def pull_in_due_times(db: Database, *, now: float) -> int:
     """Make due what is due later than any policy allows: the clock was ahead when it was written. Returns how many."""
-    cursor = db.execute("UPDATE message SET due_at = ? WHERE due_at > ?", [now, now + LONGEST_PAUSE_S])
-    return int(cursor.rowcount)
-
-
-def recover_interrupted(db: Database) -> int:
-    """Mark attempts that a crash left open; their messages are due again. Returns how many."""
-    cursor = db.execute("UPDATE attempt SET outcome = ? WHERE outcome IS NULL", [Outcome.INTERRUPTED.value])
-    db.execute("UPDATE message SET is_in_flight = 0 WHERE is_in_flight = 1")
+    cursor = db.execute(
+        "UPDATE message INDEXED BY message_due_at SET due_at = ?"
+        " WHERE due_at > ? AND due_at IS NOT NULL AND is_in_flight = 0 AND is_held = 0",
+        [now, now + LONGEST_PAUSE_S],
+    )
     return int(cursor.rowcount)

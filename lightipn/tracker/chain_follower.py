@@ -4,6 +4,8 @@ One task at a time changes the chain. Headers are fetched page by page and each 
 for, so that a flood of headers costs the flooder its proof of work.
 """
 
+from collections.abc import Callable
+
 import structlog
 import trio
 
@@ -21,7 +23,9 @@ from lightipn.ledger.events import PaymentEvent
 from lightipn.store import chain as chain_store
 from lightipn.store import events as event_store
 from lightipn.store import ledger as ledger_store
+from lightipn.store import outbox as outbox_store
 from lightipn.store import reviews
+from lightipn.store import subscriptions as subscription_store
 from lightipn.store.database import Database
 from lightipn.tracker.events import log_events
 from lightipn.tracker.gate import CommitGate
@@ -100,7 +104,7 @@ class ChainFollower:
 
     async def run(self) -> None:
         """Follow tips for ever, and send servers away that stay behind."""
-        await self._review_woken()  # what a crash left undone
+        await self._wake()  # what a crash left undone
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._server_tips.run)
             while True:
@@ -131,10 +135,12 @@ class ChainFollower:
             self._server_tips.doubt(update.server)
             return
         self._heard_tips.add(update.server)
-        if self.is_tip_proved and not self._has_begun:
-            # From now on every block is news; before, it was the past.
-            await self._wiring.store.transact(event_store.begin_block_events)
-            self._has_begun = True
+        if self.is_tip_proved:
+            if not self._has_begun:
+                # From now on every block is news; before, it was the past.
+                await self._wiring.store.transact(event_store.begin_block_events)
+                self._has_begun = True
+            await self._page_by_page(reviews.settle_new)
         self._server_tips.compare()
 
     @property
@@ -243,7 +249,7 @@ class ChainFollower:
 
         def work(db: Database) -> tuple[list[PaymentEvent], list[ScriptHash], bool, bool]:
             events, unsettled, is_due = self._record(db, delta, old_tip=old_tip, now=now)
-            is_woken, is_more = reviews.review_woken(db, self._wiring.policies, tip_height=delta.tip_height, now=now)
+            is_woken, is_more = reviews.wake_for_tip(db, self._wiring.policies, now=now)
             return events, unsettled, is_due or is_woken, is_more
 
         async with self.gate.alone():
@@ -255,16 +261,17 @@ class ChainFollower:
         if is_due:
             self._wiring.ring()
         if is_more:
-            await self._review_woken()
+            await self._wake()
 
-    async def _review_woken(self) -> None:
-        """Review what waited for this height, page by page, so that thousands of them do not block the writer."""
+    async def _wake(self) -> None:
+        """Make due what waited for this tip, page by page, so that thousands of messages do not block the writer."""
+        await self._page_by_page(reviews.wake_for_tip)
+
+    async def _page_by_page(self, work: Callable[..., tuple[bool, bool]]) -> None:
         is_more = True
         while is_more:
             is_due, is_more = await self._wiring.store.transact(
-                lambda db: reviews.review_woken(
-                    db, self._wiring.policies, tip_height=chain_store.load_tip_height(db), now=self._wiring.clock()
-                )
+                lambda db: work(db, self._wiring.policies, now=self._wiring.clock())
             )
             if is_due:
                 self._wiring.ring()
@@ -272,10 +279,14 @@ class ChainFollower:
     def _record(
         self, db: Database, delta: ChainDelta, *, old_tip: int, now: float
     ) -> tuple[list[PaymentEvent], list[ScriptHash], bool]:
+        if delta.disconnected:
+            reviews.freeze_past(db, self._wiring.policies, delta.fork_height)
         chain_store.save_delta(db, delta)
         event_store.save_block_events(db, delta, now=int(now))
         if not delta.disconnected:
             return [], [], False
+        outbox_store.withdraw_blocks(db, delta)
+        subscription_store.rewind_blocks(db, delta.fork_height)
         events = []
         touched: dict[ScriptHash, list[LedgerEntry]] = {}
         for scripthash, entry in ledger_store.load_entries_above(db, delta.fork_height):

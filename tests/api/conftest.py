@@ -11,12 +11,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from lightipn.api.errors import json_response
+from lightipn.api.errors import in_shape, json_response
 from lightipn.api.frame import build_app
 from lightipn.api.owners import Doorkeeper
 from lightipn.api.parameters import parameters_of
 from lightipn.bitcoin.network import REGTEST
-from lightipn.errors import StoreError
+from lightipn.errors import RequestError, StoreError
 from lightipn.service.desk import Doorbells, Service, no_bell
 from lightipn.store.database import Store, open_store
 from tests.store.plain_dialect import POLICIES
@@ -39,6 +39,8 @@ async def service(store: Store) -> Service:
         check_url=lambda url: None,
         bells=Doorbells(watches=no_bell, messages=no_bell),
         progress=trio.Event,
+        is_tip_proved=lambda: True,
+        is_connected=lambda: True,
         clock=time.time,
     )
 
@@ -57,6 +59,15 @@ async def app(service: Service, failures: list[StoreError]) -> ASGIApp:
     async def echo(request: Request) -> Response:
         return json_response(await parameters_of(request))
 
+    async def mended(request: Request) -> Response:
+        return json_response(await parameters_of(request, mend=lambda raw: raw.replace(b"{WRONG}", b"a=1")))
+
+    async def refused(request: Request) -> Response:
+        status = int(request.path_params["status"])
+        if status == 200:
+            return json_response({"fine": True})
+        raise RequestError("not now", code="not-now", status_hint=status)
+
     async def owner(request: Request) -> Response:
         parameters = await parameters_of(request)
         dialect = request.path_params["dialect"]
@@ -67,6 +78,8 @@ async def app(service: Service, failures: list[StoreError]) -> ASGIApp:
 
     routes = [
         Route("/echo", echo, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
+        Route("/mended", mended, methods=["GET", "POST"]),
+        Route("/shaped/{status}", in_shape(refused, lambda error: {"oops": [error.code, str(error)]}), methods=["GET"]),
         Route("/read", echo, methods=["GET"]),
         Route("/owner/{dialect}", owner, methods=["GET", "POST"]),
         Route("/broken", broken, methods=["GET"]),

@@ -12,6 +12,7 @@ from lightipn.bitcoin.hashes import hex_of
 from lightipn.errors import StoreError
 from lightipn.service.desk import Service
 from lightipn.service.feed import MOST_AFTER, MOST_AT_ONCE
+from lightipn.service.subscribing import Wish
 from lightipn.store.database import Database, Store
 from tests.api.asgi import Reply, call
 from tests.builders import block_hash_of, txid_of
@@ -51,13 +52,8 @@ async def app(service: Service) -> ASGIApp:
 async def shop(app: ASGIApp, service: Service, store: Store) -> Reader:
     """The owner of the first address; the second is another's; everything has happened that can."""
     for number, owner in ((0, "shop"), (1, "other")):
-        await service.subscriptions.subscribe(
-            dialect="plain",
-            owner=owner,
-            address=regtest_address(number).text,
-            url="https://shop.example/",
-            terms=b"1",
-        )
+        wish = Wish(address=regtest_address(number).text, url="https://shop.example/", terms=b"1")
+        await service.subscriptions.subscribe(wish, dialect="plain", owner=owner)
 
     def happen(db: Database) -> None:
         see(db, 0, txid=1, seen_by=2)

@@ -56,6 +56,16 @@ async def test_failing_database_stops_the_process(app: ASGIApp, failures: list[S
     assert [str(failure) for failure in failures] == ["the disk is full"]
 
 
+async def test_dialect_answers_in_its_own_shape(app: ASGIApp) -> None:
+    """A refusal inside a dialect's endpoint has the dialect's shape; a missing key also says how one is sent."""
+    assert (await call(app, "GET", "/shaped/200")).json == {"fine": True}
+    for status in (400, 401, 404, 503):
+        reply = await call(app, "GET", f"/shaped/{status}")
+        assert (reply.status, reply.json) == (status, {"oops": ["not-now", "not now"]})
+        assert reply.headers["content-type"] == "application/json"
+        assert ("www-authenticate" in reply.headers) == (status == 401)
+
+
 async def test_message_is_one_printable_line(app: ASGIApp) -> None:
     """What a caller sent comes back escaped, never as it was."""
     for query in (b"a%0d%0aX: y=1&a%0d%0aX: y=2", b"%1b[31m=1&%1b[31m=2", b"%E2%80%AE=1&%E2%80%AE=2"):

@@ -49,6 +49,13 @@ async def test_empty_and_blank_bodies_are_no_parameters(app: ASGIApp) -> None:
         assert (await call(app, "POST", "/echo", query=b"a=1", headers=[JSON], body=body)).json == {"a": "1"}
 
 
+async def test_body_may_be_mended_before_it_is_read(app: ASGIApp) -> None:
+    """A dialect may put a body right that its clients write wrong; the query, and a GET, are read as they are."""
+    reply = await call(app, "POST", "/mended", query=b"b=WRONG", body=[b"{WRO", b"NG}"])
+    assert reply.json == {"a": "1", "b": "WRONG"}
+    assert (await call(app, "GET", "/mended", query=b"b=WRONG", body=[b"{WRONG}"])).json == {"b": "WRONG"}
+
+
 async def test_same_value_twice_is_no_contradiction(app: ASGIApp) -> None:
     """A parameter that is given twice counts if both are equal, and is refused if they differ."""
     same = await call(app, "POST", "/echo", query=b"a=1&a=1", headers=[FORM], body=[b"a=1"])
@@ -65,9 +72,21 @@ async def test_whole_numbers_of_json_become_texts(app: ASGIApp) -> None:
     assert reply.json == {"a": "7", "b": "-1", "c": "123456789012345678901234"}
 
 
-@pytest.mark.parametrize("value", [b"1.5", b"true", b"null", b"[]", b"{}", b"1e3", b'["x"]'])
+async def test_truth_values_and_null_of_json_become_texts(app: ASGIApp) -> None:
+    """``true`` and ``false`` mean the same as those words in a form; ``null`` is a parameter that is not there."""
+    body = b'{"a": true, "b": false, "c": null, "d": "True"}'
+    assert (await call(app, "PATCH", "/echo", headers=[JSON], body=[body])).json == {
+        "a": "true",
+        "b": "false",
+        "d": "True",
+    }
+    reply = await call(app, "POST", "/echo", query=b"c=1", headers=[JSON], body=[b'{"c": null}'])
+    assert reply.json == {"c": "1"}
+
+
+@pytest.mark.parametrize("value", [b"1.5", b"[]", b"{}", b"1e3", b'["x"]', b"[null]", b"[true]"])
 async def test_other_json_values_are_refused(app: ASGIApp, value: bytes) -> None:
-    """A value that no form could hold is refused, and the field is named."""
+    """A value that no form could hold, and that is no truth value either, is refused, and the field is named."""
     reply = await call(app, "POST", "/echo", headers=[JSON], body=[b'{"amount": ' + value + b"}"])
     assert (reply.status, reply.code) == (400, "bad-json")
     assert "'amount'" in reply.json["error"]["message"]

@@ -14,6 +14,7 @@ from lightipn.bitcoin.hashes import hex_of, scripthash_of
 from lightipn.bitcoin.network import REGTEST
 from lightipn.config import load_config
 from lightipn.dialects.ipn.wire import IpnTerms, encode_terms
+from lightipn.errors import RequestError
 from lightipn.service.desk import OPERATOR
 from lightipn.service.subscribing import Wish
 from lightipn.simulator.blocks import SimulatedChain
@@ -49,8 +50,8 @@ async def fill_database(database: Path, count: int, url: str, *, owner: str = OP
     ]
     async with open_service_tools(config, creates=True) as service:
         for at in range(0, count, PAGE):
-            refusals = await service.subscriptions.subscribe_all(wishes[at : at + PAGE], dialect="ipn", owner=owner)
-            assert not any(refusals)
+            outcomes = await service.subscriptions.subscribe_all(wishes[at : at + PAGE], dialect="ipn", owner=owner)
+            assert not any(isinstance(outcome, RequestError) for outcome in outcomes)
 
 
 async def bare_subscribe_s(port: int, count: int) -> float:

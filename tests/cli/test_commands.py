@@ -58,6 +58,10 @@ def test_commands_are_those_of_the_readme() -> None:
         "server check",
         "server evidence",
         "server trust",
+        "xpub",
+        "xpub list",
+        "xpub gap",
+        "xpub addresses",
     }
 
 
@@ -84,7 +88,7 @@ def test_version_is_printed(run: Run) -> None:
     assert done.out.split()[1][0].isdigit()
 
 
-@pytest.mark.parametrize("words", [(), ("key",), ("watch",), ("delivery",), ("server",)], ids=" ".join)
+@pytest.mark.parametrize("words", [(), ("key",), ("watch",), ("delivery",), ("server",), ("xpub",)], ids=" ".join)
 def test_group_alone_shows_its_commands(run: Run, words: tuple[str, ...]) -> None:
     """A group without a command shows what there is, and counts as wrong usage."""
     done = run(*words)
@@ -127,6 +131,12 @@ BAD_INPUT = [
     (2, "server", "evidence", "--limit", "0"),
     (2, "server", "trust"),
     (1, "server", "trust", "nobody.example"),
+    (1, "xpub", "gap", "7"),
+    (2, "xpub", "gap", "0"),
+    (2, "xpub", "gap", "x"),
+    (1, "xpub", "addresses", "7"),
+    (2, "xpub", "addresses", "x"),
+    (2, "xpub", "addresses", "7", "--limit", "0"),
     (2, "status", "--config", "missing.toml"),
     (2, "check-config", "--config", "."),
     (2, "serve", "--config", "missing.toml"),
@@ -140,6 +150,8 @@ TOO_LARGE = [
     ("watch", "list", "--limit", HUGE),
     ("events", "--limit", HUGE),
     ("server", "evidence", "--limit", HUGE),
+    ("xpub", "gap", HUGE),
+    ("xpub", "addresses", HUGE),
 ]
 
 
@@ -181,6 +193,9 @@ def test_numbers_beyond_any_database_are_no_traceback(run: Run, words: tuple[str
         ("events", "--follow"),
         ("server", "evidence"),
         ("server", "trust", "a.example"),
+        ("xpub", "list"),
+        ("xpub", "gap", "1"),
+        ("xpub", "addresses", "1"),
     ],
     ids=" ".join,
 )

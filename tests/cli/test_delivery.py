@@ -5,7 +5,7 @@ import pytest
 from lightipn.dialects.ipn.policy import IpnPolicy
 from lightipn.dialects.ipn.wire import IpnTerms, encode_terms
 from lightipn.outbox.verdict import Answer
-from lightipn.store import deliveries, ledger, outbox, reviews, subscriptions
+from lightipn.store import attempts, deliveries, ledger, reviews, subscriptions
 from lightipn.store.database import Database
 from tests.builders import entry_of
 from tests.cli.conftest import Run, write
@@ -33,10 +33,10 @@ def pay(db: Database, *, url: str = "https://shop.example/ipn") -> None:
 
 def attempt(db: Database, answer: Answer) -> None:
     """Make one attempt at everything that is due."""
-    claims, _ = outbox.claim_due(db, POLICIES, now=NOW + 10_000, room=9, room_per_host=9, busy={})
+    claims, _ = attempts.claim_due(db, POLICIES, now=NOW + 10_000, room=9, room_per_host=9, busy={})
     assert claims
     for claim in claims:
-        outbox.finish_attempt(db, POLICIES, claim, answer, now=NOW + 10_000, jitter=0.0)
+        attempts.finish_attempt(db, POLICIES, claim, answer, now=NOW + 10_000, jitter=0.0)
 
 
 def failed(body: bytes = b"", *, status: int | None = 500, trouble: str = "") -> Answer:
@@ -138,12 +138,12 @@ def test_failing_shops_show_in_status(run: Run) -> None:
     assert run("status", "--json").json["failing_hosts"] == []
 
     def fail_again(db: Database) -> None:
-        claims, _ = outbox.claim_due(db, POLICIES, now=NOW + 99_999, room=9, room_per_host=9, busy={})
-        outbox.finish_attempt(db, POLICIES, claims[0], failed(), now=NOW + 99_999, jitter=0.0)
+        claims, _ = attempts.claim_due(db, POLICIES, now=NOW + 99_999, room=9, room_per_host=9, busy={})
+        attempts.finish_attempt(db, POLICIES, claims[0], failed(), now=NOW + 99_999, jitter=0.0)
 
     write(fail_again)
     (host,) = run("status", "--json").json["failing_hosts"]
-    assert (host["host"], host["messages"], host["tries"]) == ("shop.example:443", 1, 2)
+    assert (host["host"], host["messages"], host["failures"]) == ("shop.example:443", 1, 2)
     table = run("status").out
     assert "shop.example:443" in table
     assert "500" in table

@@ -1,14 +1,17 @@
 """``lightipn watch``."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from lightipn.bitcoin.network import REGTEST
 from lightipn.dialects.ipn.wire import decode_terms
+from lightipn.dialects.receive import wire as receive_wire
 from lightipn.store import subscriptions
+from lightipn.store.database import Database
 from tests.cli.conftest import Run, write
-from tests.store.rows import regtest_address
+from tests.store.rows import NOW, regtest_address
 
 URL = "https://shop.example/ipn"
 A, B, C = (regtest_address(number).text for number in range(3))
@@ -46,13 +49,60 @@ def test_watched_addresses_are_listed(run: Run) -> None:
     run("watch", "add", A, "--url", URL)
     run("watch", "add", B, "--url", URL)
     found = run("watch", "list", "--json").json
-    assert [(item["id"], item["address"], item["max_confirms"]) for item in found] == [(1, A, 3), (2, B, 3)]
-    assert set(found[0]) == {"id", "dialect", "owner", "address", "url", "max_confirms", "state", "created_at"}
+    assert [(item["id"], item["address"], item["terms"]) for item in found] == [
+        (1, A, {"max_confirms": 3}),
+        (2, B, {"max_confirms": 3}),
+    ]
+    assert found[0] | {"created_at": 0} == {
+        "id": 1,
+        "dialect": "ipn",
+        "owner": "operator",
+        "address": A,
+        "url": URL,
+        "terms": {"max_confirms": 3},
+        "state": "active",
+        "expires_at": None,
+        "created_at": 0,
+    }
     assert [item["address"] for item in run("watch", "list", "--json", "--address", B).json] == [B]
     assert len(run("watch", "list", "--json", "--limit", "1").json) == 1
     table = run("watch", "list").out
     assert A in table
     assert URL in table
+
+
+def test_subscriptions_of_every_dialect_are_listed(run: Run) -> None:
+    """The list has what the APIs of shops made too: other terms, an end, and blocks instead of an address."""
+    write(subscribe_by_api)
+    callback, receive, blocks = run("watch", "list", "--json").json
+    assert (callback["dialect"], callback["terms"], callback["state"]) == ("callback", {}, "expired")
+    assert (callback["expires_at"], callback["address"]) == (NOW + 60, A)
+    assert (receive["dialect"], receive["terms"]) == ("receive", {"type": "address"})
+    assert (receive["state"], receive["expires_at"]) == ("active", None)
+    assert (blocks["address"], blocks["terms"]["height"]) == ("", 7)
+    assert [item["id"] for item in run("watch", "list", "--json", "--address", B).json] == [receive["id"]]
+    heading, *table = run("watch", "list").out.splitlines()
+    assert heading.split() == ["ID", "DIALECT", "OWNER", "ADDRESS", "URL", "TERMS", "STATE", "CREATED"]
+    for row, parts in zip(table, (("callback", A, "expired"), ("receive", B, "active"), ("blocks", URL)), strict=True):
+        for part in parts:
+            assert part in row
+
+
+def subscribe_by_api(db: Database) -> None:
+    """Write what a shop's requests leave: a subscription whose time is over, an address, and blocks."""
+    save = partial(subscriptions.save_subscription, db, owner="shop", url=URL, now=NOW)
+    save(dialect="callback", address=regtest_address(0), terms=b"{}", expires_at=NOW + 60)
+    save(dialect="receive", address=regtest_address(1), terms=receive_wire.encode_terms(receive_wire.AddressTerms()))
+    subscriptions.save_block_subscription(
+        db,
+        dialect="receive",
+        owner="shop",
+        url=URL,
+        terms=receive_wire.encode_terms(receive_wire.BlockTerms(7, 1, receive_wire.OnNotification.KEEP)),
+        now=NOW,
+        first_height=7,
+        depth_blocks=1,
+    )
 
 
 def test_empty_list_says_so(run: Run) -> None:

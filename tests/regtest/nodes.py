@@ -322,6 +322,13 @@ class Bitcoind(Node):
             keys.append((await self.rpc("getaddressinfo", address, wallet="receiver"))["pubkey"])
         return (await self.rpc("createmultisig", 2, keys, "bech32"))["address"]
 
+    async def account_key(self, kind: AddressKind = "bech32") -> str:
+        """Return the extended public key (tpub) of the account from which the wallet ``receiver`` takes addresses."""
+        start = {"legacy": "pkh(", "p2sh-segwit": "sh(wpkh(", "bech32": "wpkh(", "bech32m": "tr("}[kind]
+        listed = (await self.rpc("listdescriptors", wallet="receiver"))["descriptors"]
+        [text] = [one["desc"] for one in listed if one["desc"].startswith(start) and not one["internal"]]
+        return text[text.index("]") + 1 :].partition("/")[0]
+
     async def scripthash(self, address: str) -> str:
         """Return the scripthash of an address, in hex as Electrum prints it."""
         script = (await self.rpc("validateaddress", address))["scriptPubKey"]

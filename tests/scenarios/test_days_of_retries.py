@@ -14,7 +14,7 @@ from lightipn.bitcoin.network import REGTEST
 from lightipn.delivery.dispatcher import Dispatcher
 from lightipn.dialects.ipn import wire
 from lightipn.dialects.ipn.policy import IpnPolicy
-from lightipn.outbox.messages import OutgoingRequest
+from lightipn.outbox.messages import Notice, OutgoingRequest
 from lightipn.outbox.verdict import Answer
 from lightipn.store import deliveries, outbox
 from lightipn.store import subscriptions as subscription_store
@@ -65,7 +65,8 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
                 now=0,
             )
             baseline = POLICIES["ipn"].baseline_of(subscription)
-            outbox.add_message(db, subscription, baseline=baseline, payload=wire.encode_payload(TOTALS), now=0.0)
+            notice = Notice(topic="", payload=wire.encode_payload(TOTALS))
+            outbox.add_message(db, subscription, notice, baseline=baseline, now=0.0)
 
         await store.transact(work)
         yield store

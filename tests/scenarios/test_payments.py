@@ -11,6 +11,7 @@ from lightipn.bitcoin.transaction import Outpoint
 from lightipn.chain.verifier import Confirmed, Unconfirmed
 from lightipn.dialects.ipn import wire
 from lightipn.ledger.entries import Replaced
+from lightipn.service.subscribing import Wish
 from lightipn.simulator import forge
 from tests.scenarios.story import SHOP_SCRIPT, Story, told_of
 
@@ -154,13 +155,8 @@ async def test_watch_added_by_a_command_is_acted_on(story: Story) -> None:
     assert address is not None
     await story.pay(9_000)
     async with open_service_tools(story.config()) as tools:
-        await tools.subscriptions.subscribe(
-            dialect="ipn",
-            owner="operator",
-            address=address,
-            url=story.shop_url,
-            terms=wire.encode_terms(wire.IpnTerms(max_confirms=1)),
-        )
+        wish = Wish(address=address, url=story.shop_url, terms=wire.encode_terms(wire.IpnTerms(max_confirms=1)))
+        await tools.subscriptions.subscribe(wish, dialect="ipn", owner="operator")
     with trio.fail_after(2):
         await story.shop.wait_count(1)
     assert story.shop.told() == [told_of(0, 9_000)]

@@ -4,19 +4,22 @@ The clock is Trio's own, which jumps while everybody waits; transactions run in 
 thread works too.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import trio
 
 from lightipn.bitcoin.address import Address
+from lightipn.bitcoin.hashes import ScriptHash
 from lightipn.bitcoin.network import REGTEST
 from lightipn.chain.history import Status
 from lightipn.errors import RequestError
 from lightipn.ledger.entries import LedgerEntry, ReceivedTotals
 from lightipn.service.desk import Doorbells, Service
+from lightipn.service.subscribing import Wish
 from lightipn.store import ledger
 from lightipn.store.database import Database, Store
+from lightipn.store.ledger import WatchChange
 from tests.store.plain_dialect import POLICIES
 from tests.store.rows import NOW
 
@@ -25,11 +28,18 @@ NOTHING = ReceivedTotals(confirmed_sat=0, unconfirmed_sat=0, changes_at_height=N
 
 
 class Tools:
-    """A service, its database, and a tracker made of a bell: the test works lookups in by hand."""
+    """A service, its database, and a tracker made of a bell: the test works lookups in by hand.
+
+    Attributes:
+        is_tip_proved: whether the tracker's tip was proved since the start.
+        is_connected: whether a server is there.
+    """
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.rung: list[str] = []
+        self.is_tip_proved = True
+        self.is_connected = True
         self._progress = trio.Event()
         self.service = Service(
             store=store,
@@ -38,6 +48,8 @@ class Tools:
             check_url=self.check_url,
             bells=Doorbells(watches=lambda: self.rung.append("watches"), messages=lambda: self.rung.append("messages")),
             progress=lambda: self._progress,
+            is_tip_proved=lambda: self.is_tip_proved,
+            is_connected=lambda: self.is_connected,
             clock=lambda: NOW + trio.current_time(),
         )
 
@@ -49,9 +61,8 @@ class Tools:
 
     async def subscribe(self, address: Address, *, owner: str = "shop", url: str = URL) -> None:
         """Subscribe a URL to an address, at one confirmation."""
-        await self.service.subscriptions.subscribe(
-            dialect="plain", owner=owner, address=address.text, url=url, terms=b"1"
-        )
+        wish = Wish(address=address.text, url=url, terms=b"1")
+        await self.service.subscriptions.subscribe(wish, dialect="plain", owner=owner)
 
     async def wanted(self) -> list[str]:
         """Return the addresses that somebody looks up, and that were not worked in yet."""
@@ -78,6 +89,43 @@ class Tools:
             ledger.save_status(db, address.scripthash, Status(b"\x01" * 32), now=NOW)
 
         await self.store.transact(work)
+        self._tell_progress()
+
+    async def answer_watches(self, paid: Mapping[ScriptHash, LedgerEntry]) -> list[ScriptHash]:
+        """Do what the running service does with the queue of watches, and tell whoever waits.
+
+        A server that has nothing else than what is known of a script says nothing: nothing is worked in then.
+
+        Args:
+            paid: the only payment of each script that has one.
+
+        Returns:
+            The scripts that were asked for, in order.
+        """
+
+        def work(db: Database) -> list[ScriptHash]:
+            asked = []
+            for scripthash, kind, known in ledger.take_watch_changes(db, limit=10_000):
+                if kind is WatchChange.REMOVED:
+                    continue
+                asked.append(scripthash)
+                record = ledger.load_script(db, scripthash)
+                if record is None or record.trouble:
+                    continue
+                status = Status(b"\x01" * 32) if scripthash in paid else None
+                if kind is WatchChange.ADDED and known == status:
+                    continue
+                if scripthash in paid:
+                    ledger.save_entries(db, scripthash, [paid[scripthash]])
+                ledger.save_status(db, scripthash, status, now=NOW)
+            return asked
+
+        asked = await self.store.transact(work)
+        if asked:
+            self._tell_progress()
+        return asked
+
+    def _tell_progress(self) -> None:
         self._progress.set()
         self._progress = trio.Event()
 

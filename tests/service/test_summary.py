@@ -23,6 +23,7 @@ async def test_summary_is_what_the_database_says(tools: Tools) -> None:
         oldest_due_at=None,
         servers=(),
         failing_hosts=(),
+        lost_payments=(),
         is_key_there=False,
     )
     headers = tuple(parse_header(raw) for raw in mined_run(genesis_of(REGTEST), 2))

@@ -8,7 +8,7 @@ from trio.testing import MockClock
 from lightipn.errors import RequestError
 from lightipn.ledger.entries import ReceivedTotals
 from lightipn.service import totals as totals_module
-from lightipn.service.totals import LOOKUP_KEEP_S, LOOKUP_WAIT_S, LOOKUPS_AT_ONCE
+from lightipn.service.totals import LOOKUP_WAIT_S, LOOKUPS_AT_ONCE
 from lightipn.store import ledger
 from tests.builders import confirmed, entry_of
 from tests.service.rig import NOTHING, Tools, open_asking
@@ -149,13 +149,13 @@ async def test_looked_up_address_stays_watched_while_it_is_polled(tools: Tools, 
         assert record.wanted_until is not None
         return record.wanted_until
 
-    assert await until() == NOW + LOOKUP_KEEP_S
+    assert await until() == NOW + ledger.LOOKUP_KEEP_S
     ends = set()
     for _ in range(100):  # a poll each minute
         await trio.sleep(60)
         await tools.service.totals.received(address.text, confirmations=1)
         ends.add(await until())
-        assert await until() >= NOW + trio.current_time() + LOOKUP_KEEP_S // 2
+        assert await until() >= NOW + trio.current_time() + ledger.LOOKUP_KEEP_S // 2
     assert len(ends) < 25
 
 

@@ -3,8 +3,19 @@
 The store and the delivery must work with any dialect, so their tests stand on none of the real ones.
 """
 
+from collections.abc import Mapping
+
 from lightipn.ledger.entries import ScriptPayments, totals_of
-from lightipn.outbox.messages import Message, OutgoingRequest, Review, Subscription
+from lightipn.outbox.messages import (
+    Message,
+    MessageState,
+    Moment,
+    NextTry,
+    Notice,
+    OutgoingRequest,
+    Review,
+    Subscription,
+)
 from lightipn.outbox.schedule import doubling_delay_s
 from lightipn.outbox.verdict import Answer, Outcome
 
@@ -21,18 +32,29 @@ def payload_of(confirmed_sat: int, unconfirmed_sat: int) -> bytes:
 class PlainPolicy:
     """The dialect's decisions; a subscription's terms are its depth as digits."""
 
-    def review(self, subscription: Subscription, payments: ScriptPayments, *, tip_height: int) -> Review:
+    def review(
+        self,
+        subscription: Subscription,
+        payments: ScriptPayments,
+        *,
+        told: Mapping[str, MessageState],
+        tip_height: int,
+    ) -> Review:
         """Return the totals at the subscriber's depth."""
         depth = int(subscription.terms)
         totals = totals_of(payments.entries.values(), tip_height=tip_height, confirmations=depth)
         payload = payload_of(totals.confirmed_sat, totals.unconfirmed_sat)
-        return Review(payload=payload, wake_height=totals.changes_at_height)
+        return Review(notices=(Notice(topic="", payload=payload),), wake_height=totals.changes_at_height)
+
+    def depth_of(self, subscription: Subscription) -> int:
+        """Nothing is of the past: what an address got before is told too."""
+        return int(subscription.terms)
 
     def baseline_of(self, subscription: Subscription) -> bytes:
         """Nothing received."""
         return NOTHING
 
-    def request_of(self, subscription: Subscription, message: Message) -> OutgoingRequest:
+    def request_of(self, subscription: Subscription, message: Message, moment: Moment) -> OutgoingRequest:
         """Post the payload as it is."""
         headers = {"X-Message": message.message_id}
         return OutgoingRequest(method="POST", url=subscription.url, headers=headers, body=message.payload)
@@ -43,9 +65,10 @@ class PlainPolicy:
             return Outcome.FAILED
         return Outcome.ACKNOWLEDGED if answer.body == sent_payload else Outcome.NOT_ACKNOWLEDGED
 
-    def retry_after_s(self, tries: int, *, jitter: float) -> float:
+    def next_try(self, message: Message, answer: Answer, *, jitter: float) -> NextTry:
         """Five seconds, doubling up to an hour."""
-        return doubling_delay_s(tries, first_s=FIRST_RETRY_S, limit_s=LONGEST_RETRY_S, jitter=jitter)
+        tries = max(1, message.tries)
+        return NextTry(after_s=doubling_delay_s(tries, first_s=FIRST_RETRY_S, limit_s=LONGEST_RETRY_S, jitter=jitter))
 
 
 POLICIES = {"plain": PlainPolicy()}

@@ -1,5 +1,7 @@
 """Headers on disk."""
 
+import pytest
+
 from lightipn.bitcoin.header import HEADER_BYTES, RETARGET_BLOCKS, parse_header
 from lightipn.bitcoin.network import REGTEST
 from lightipn.chain.headers import ChainDelta
@@ -65,3 +67,50 @@ def test_headers_of_a_proved_period_are_found_by_height(db: Database) -> None:
     assert chain.load_old_header(db, first + RETARGET_BLOCKS) is None
     chain.save_period(db, 3, raw_headers)
     assert db.execute("SELECT count(*) FROM proved_period").fetchone() == (1,)
+
+
+def test_block_is_found_by_its_height(db: Database) -> None:
+    """Hash and raw header come back at a height of our chain, and nothing beside it."""
+    chain.save_delta(db, ChainDelta(fork_height=0, disconnected=(), connected=tuple(TRUNK)))
+    assert chain.load_block(db, 3) == (TRUNK[2].block_hash, TRUNK[2].raw)
+    assert chain.load_block(db, 0) is None
+    assert chain.load_block(db, 6) is None
+
+
+def test_every_change_of_the_chain_is_one_tip(db: Database) -> None:
+    """Blocks that come together are one tip, and so is a reorg, whatever the heights."""
+    assert chain.load_tip_number(db) == 0
+    numbers = []
+    for delta in (
+        ChainDelta(fork_height=0, disconnected=(), connected=tuple(TRUNK[:4])),
+        ChainDelta(fork_height=4, disconnected=(), connected=tuple(TRUNK[4:])),
+        ChainDelta(fork_height=2, disconnected=tuple(TRUNK[2:]), connected=tuple(BRANCH[:1])),
+        *(ChainDelta(fork_height=3, disconnected=(), connected=tuple(BRANCH[1:2])) for _ in range(9)),
+    ):
+        chain.save_delta(db, delta)
+        numbers.append(chain.load_tip_number(db))
+    assert numbers == list(range(1, 13))
+
+
+@pytest.mark.parametrize(
+    ("time", "height"),
+    [
+        pytest.param(TRUNK[0].time - 1, 99, id="before the first header"),
+        pytest.param(TRUNK[0].time, 100, id="in its second"),
+        pytest.param(TRUNK[2].time + 599, 102, id="between two"),
+        pytest.param(TRUNK[3].time, 103, id="in another's second"),
+        pytest.param(TRUNK[4].time + 10**9, 104, id="long after the last"),
+    ],
+)
+def test_height_at_a_time_is_the_last_block_of_then(db: Database, time: int, height: int) -> None:
+    """What our chain's height was at a time, its headers say; before the first of them it was the checkpoint's."""
+    chain.save_base_height(db, 99)
+    chain.save_delta(db, ChainDelta(fork_height=99, disconnected=(), connected=tuple(TRUNK)))
+    assert chain.load_height_at(db, time) == height
+
+
+def test_height_without_headers_is_the_checkpoints(db: Database) -> None:
+    """Before any header came the checkpoint is all there was."""
+    assert (chain.load_base_height(db), chain.load_height_at(db, 10**9)) == (0, 0)
+    chain.save_base_height(db, 959_615)
+    assert (chain.load_base_height(db), chain.load_height_at(db, 10**9)) == (959_615, 959_615)

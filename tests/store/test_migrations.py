@@ -29,6 +29,9 @@ TABLES = {
     "evidence",
     "spent_output",
     "trust_change",
+    "past_payment",
+    "address_chain",
+    "issued_address",
 }
 
 

@@ -1,371 +1,137 @@
-"""Claims, outcomes, and what a crash leaves: at least once, and never lost."""
+"""Messages on disk, and what a tip makes due."""
+
+from dataclasses import replace
+from operator import itemgetter
 
 import pytest
 
-from lightipn.ledger.entries import Replaced
-from lightipn.outbox.verdict import Outcome
-from lightipn.store import deliveries, keys, outbox, subscriptions
+from lightipn.bitcoin.hashes import ScriptHash, hex_of
+from lightipn.chain.verifier import Unconfirmed
+from lightipn.ledger.entries import Dropped, LedgerEntry
+from lightipn.outbox.messages import Message, MessageState
+from lightipn.store import chain, deliveries, ledger, outbox, subscriptions
 from lightipn.store.database import Database
-from lightipn.store.deliveries import Attempt, Delivery, FailingHost
-from lightipn.store.outbox import KEPT_ATTEMPTS, Claim
-from tests.builders import entry_of, txid_of
-from tests.store.plain_dialect import NOTHING, POLICIES, SILENCE, answer_of, payload_of
-from tests.store.rows import NOW, claim, pay, regtest_address, subscribe
+from lightipn.store.deliveries import Delivery
+from lightipn.store.ledger import WatchChange
+from lightipn.store.outbox import SETTLING_S, WOKEN_PAGE
+from tests.builders import confirmed, entry_of, message_of, txid_of
+from tests.store.each_dialect import HEARD, RETRY_S
+from tests.store.rows import (
+    NOW,
+    TIP,
+    changes_of,
+    claim,
+    fill,
+    finish,
+    only_delivery,
+    pay,
+    regtest_address,
+    subscribe_to_each,
+)
+from tests.store.tips import grow, reorg, stand_at_tip, wake
 
-DEAD = "http://dead.example/"
-ALIVE = "http://alive.example/"
-
-
-def finish(db: Database, taken: Claim, *, body: bytes | None = None, now: float = NOW, jitter: float = 0.0) -> Outcome:
-    """End an attempt: with this answer, or with silence."""
-    answer = SILENCE if body is None else answer_of(body)
-    return outbox.finish_attempt(db, POLICIES, taken, answer, now=now, jitter=jitter)
-
-
-def fill(db: Database, count: int, *, url: str = ALIVE, first: int = 0, at: float = NOW) -> None:
-    """Make so many messages to one host due, a second apart."""
-    for number in range(first, first + count):
-        subscribe(db, number, url=url)
-        pay(db, number, entry_of(number), now=at + number - first)
-
-
-def only_delivery(db: Database) -> Delivery:
-    """Return the one message there is."""
-    (delivery,) = deliveries.load_deliveries(db, limit=9)
-    return delivery
+SCRIPTHASH = regtest_address(0).scripthash
+ASKED = [(SCRIPTHASH, WatchChange.ASKED)]
 
 
-# --- claims ------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def tipped(db: Database) -> Database:
+    """Return a database whose chain ends at ``TIP``, with one subscription to each payment, and an empty queue."""
+    stand_at_tip(db)
+    subscribe_to_each(db)
+    ledger.clear_watch_changes(db)
+    return db
 
 
-def test_claim_records_the_attempt_before_it_is_sent(db: Database) -> None:
-    """What will be sent stands in the attempt's row before it is sent, and the message is in flight."""
-    subscribe(db, 0, url=ALIVE)
-    pay(db, 0, entry_of(1, received_sat=70))
-    (taken,), next_due_at = claim(db, now=NOW + 1)
-    delivery = only_delivery(db)
-    assert next_due_at is None
-    assert (taken.host, taken.dialect, taken.sent_payload) == ("alive.example:80", "plain", payload_of(0, 70))
-    assert (delivery.state, delivery.tries, delivery.attempts) == ("in-flight", 1, 1)
-    assert deliveries.load_attempts(db, taken.message_key) == [
-        Attempt(
-            attempt_id=taken.attempt_id,
-            started_at=NOW + 1,
-            method="POST",
-            url=ALIVE,
-            headers={"X-Message": delivery.message_id},
-            body=payload_of(0, 70),
-            outcome="in-flight",
-            status=None,
-            trouble="",
-            latency_ms=None,
-            answer_head=b"",
-        )
-    ]
-
-
-def test_outcome_is_recorded_with_the_head_of_the_answer(db: Database) -> None:
-    """Status, trouble, latency and the first 500 bytes of the answer are kept with the attempt."""
-    fill(db, 1)
-    (taken,), _ = claim(db)
-    assert finish(db, taken, body=b"x" * 600) is Outcome.NOT_ACKNOWLEDGED
-    (attempt,) = deliveries.load_attempts(db, taken.message_key)
-    assert (attempt.outcome, attempt.status, attempt.trouble, attempt.latency_ms) == ("not-acknowledged", 200, "", 12.0)
-    assert attempt.answer_head == b"x" * 500
-
-
-def test_message_under_way_is_not_claimed_again(db: Database) -> None:
-    """At most one request of a subscription is under way."""
-    fill(db, 1)
-    assert len(claim(db)[0]) == 1
-    assert claim(db, now=NOW + 10_000) == ([], None)
-
-
-def test_earliest_due_is_claimed_first(db: Database) -> None:
-    """Within a host, and between hosts, what has waited longest goes first."""
-    fill(db, 2, url=ALIVE, first=0, at=NOW + 5)
-    fill(db, 2, url=DEAD, first=10, at=NOW)
-    claims, _ = claim(db, now=NOW + 100)
-    assert [(taken.host, taken.sent_payload) for taken in claims] == [
-        ("dead.example:80", payload_of(0, 100_000)),
-        ("dead.example:80", payload_of(0, 100_000)),
-        ("alive.example:80", payload_of(0, 100_000)),
-        ("alive.example:80", payload_of(0, 100_000)),
-    ]
-    assert [deliveries.load_delivery(db, taken.message_key).due_at for taken in claims] == [  # type: ignore[union-attr]
-        NOW,
-        NOW + 1,
-        NOW + 5,
-        NOW + 6,
-    ]
-
-
-def test_nothing_is_claimed_before_it_is_due(db: Database) -> None:
-    """The time of the next message comes back instead, also where part of a host's messages are due."""
-    fill(db, 3, at=NOW)
-    assert claim(db, now=NOW - 1) == ([], NOW)
-    claims, next_due_at = claim(db, now=NOW + 1)
-    assert (len(claims), next_due_at) == (2, NOW + 2)
-
-
-def test_room_limits_claims_in_all(db: Database) -> None:
-    """No more are claimed than there is room for."""
-    fill(db, 5)
-    assert len(claim(db, now=NOW + 100, room=3)[0]) == 3
-    assert len(claim(db, now=NOW + 100, room=3)[0]) == 2
-
-
-def test_room_per_host_counts_what_is_under_way(db: Database) -> None:
-    """A host gets its room less what is under way to it; other hosts are not concerned."""
-    fill(db, 5, url=DEAD)
-    fill(db, 5, url=ALIVE, first=10)
-    claims, next_due_at = claim(db, now=NOW + 100, room_per_host=3, busy={"dead.example:80": 2})
-    assert sorted(taken.host for taken in claims) == ["alive.example:80"] * 3 + ["dead.example:80"]
-    assert next_due_at is None  # the end of an attempt rings
-    full = claim(db, now=NOW + 100, room_per_host=3, busy={"dead.example:80": 3, "alive.example:80": 4})
-    assert full == ([], None)
-
-
-@pytest.mark.slow
-def test_dead_host_does_not_keep_others_waiting(db: Database) -> None:
-    """A message is claimed at once although a thousand older ones of a dead shop are due."""
-    fill(db, 1000, url=DEAD, at=NOW - 5000)
-    fill(db, 1, url=ALIVE, first=5000, at=NOW)
-    claims, _ = claim(db, now=NOW, room=64, room_per_host=8, busy={"dead.example:80": 8})
-    assert [taken.host for taken in claims] == ["alive.example:80"]
-
-
-def test_claim_reads_no_more_than_an_index(db: Database) -> None:
-    """Finding what is due searches an index, and never scans the messages; so does finding what comes next."""
-    for query in (outbox._HOSTS, outbox._NEXT_DUE):
-        plan = [str(row) for row in db.execute(f"EXPLAIN QUERY PLAN {query}", [0]).fetchall()]
-        assert not [line for line in plan if "SCAN message" in line]
-        assert [line for line in plan if "SEARCH message" in line and "message_due_at" in line]
-
-
-def test_suspended_owner_holds_messages(db: Database) -> None:
-    """What becomes due while the owner is suspended is neither claimed nor waited for, and comes back whole."""
-    keys.save_key(db, name="shop", secret="s", now=NOW)
-    fill(db, 2)
-    keys.revoke_keys(db, name="shop", key_id=None, now=NOW)
-    assert claim(db, now=NOW + 100) == ([], None)
-    assert deliveries.count_pending(db) == (2, NOW)
-    keys.save_key(db, name="shop", secret="t", now=NOW)
-    assert len(claim(db, now=NOW + 100)[0]) == 2
-
-
-def test_suspended_owner_holds_its_own_messages_alone(db: Database) -> None:
-    """Another owner's message to the same host goes out while the suspended one's is held."""
-    keys.save_key(db, name="shop", secret="s", now=NOW)
-    subscribe(db, 0, url=ALIVE, owner="shop")
-    subscribe(db, 1, url=ALIVE, owner="other")
-    pay(db, 0, entry_of(1))
-    pay(db, 1, entry_of(1, received_sat=7))
-    keys.revoke_keys(db, name="shop", key_id=None, now=NOW)
-    claims, next_due_at = claim(db)
-    assert ([taken.sent_payload for taken in claims], next_due_at) == ([payload_of(0, 7)], None)
-
-
-def test_attempt_under_way_ends_while_its_owner_is_suspended(db: Database) -> None:
-    """An answer that comes after the suspension still counts."""
-    keys.save_key(db, name="shop", secret="s", now=NOW)
-    fill(db, 1)
-    (taken,), _ = claim(db)
-    keys.revoke_keys(db, name="shop", key_id=None, now=NOW)
-    assert finish(db, taken, body=taken.sent_payload) is Outcome.ACKNOWLEDGED
-    assert only_delivery(db).state == "acknowledged"
-
-
-# --- outcomes ----------------------------------------------------------------------------------------------------
-
-
-def test_acknowledged_message_is_due_no_more(db: Database) -> None:
-    """After the acknowledgement nothing waits; the attempt stays to be shown."""
-    fill(db, 1)
-    (taken,), _ = claim(db)
-    assert finish(db, taken, body=taken.sent_payload) is Outcome.ACKNOWLEDGED
-    assert (only_delivery(db).state, only_delivery(db).due_at, only_delivery(db).attempts) == ("acknowledged", None, 1)
-    assert deliveries.count_pending(db) == (0, None)
-    assert deliveries.load_deliveries(db, limit=9, is_pending_only=True) == []
-
-
-def test_retries_grow_by_the_dialects_rule(db: Database) -> None:
-    """Each failure doubles the pause up to the limit, for ever."""
-    fill(db, 1)
-    now, pauses = float(NOW), []
-    for _ in range(13):
+def waiting(db: Database, *entries: LedgerEntry, now: float = NOW) -> None:
+    """Have payments told, and not acknowledged: their messages wait for the next tip."""
+    pay(db, 0, *entries, now=now, tip_height=chain.load_tip_height(db))
+    for _ in entries:
         (taken,), _next = claim(db, now=now)
-        finish(db, taken, now=now)
-        due_at = only_delivery(db).due_at
-        assert due_at is not None
-        pauses.append(due_at - now)
-        now = due_at
-    assert pauses == [5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600, 3600]
+        finish(db, taken, body=b"not yet", now=now)
 
 
-def test_newer_contents_start_the_pauses_again(db: Database) -> None:
-    """A payment that comes while a message waits for its next try makes it due at once, with the newest totals."""
-    subscribe(db, 0)
-    pay(db, 0, entry_of(1, received_sat=70))
-    (taken,), _ = claim(db)
-    finish(db, taken)
-    assert claim(db, now=NOW + 1)[0] == []
-    pay(db, 0, entry_of(2, received_sat=30), now=NOW + 1)
-    (again,), _ = claim(db, now=NOW + 1)
-    assert again.sent_payload == payload_of(0, 100)
-    finish(db, again, now=NOW + 1)
-    assert only_delivery(db).due_at == NOW + 6
+def state_of(delivery: Delivery) -> tuple[str, float | None]:
+    """Return what is shown, and when it is due."""
+    return delivery.state, delivery.due_at
 
 
-@pytest.mark.parametrize("is_acknowledged", [True, False])
-def test_contents_that_change_under_way_are_due_at_the_end(db: Database, is_acknowledged: bool) -> None:
-    """An attempt that told older totals is followed by the newest at once, whatever its answer was."""
-    subscribe(db, 0)
-    pay(db, 0, entry_of(1, received_sat=70))
-    (taken,), _ = claim(db)
-    pay(db, 0, entry_of(2, received_sat=30), now=NOW + 1)
-    assert claim(db, now=NOW + 1)[0] == []
-    finish(db, taken, body=taken.sent_payload if is_acknowledged else None, now=NOW + 2)
-    (again,), _ = claim(db, now=NOW + 2)
-    assert again.sent_payload == payload_of(0, 100)
+def messages_of(db: Database, subscription_id: int = 1) -> list[Message]:
+    """Return a subscription's messages, oldest first."""
+    return [message for _, message in sorted(outbox.load_messages(db, subscription_id).values(), key=itemgetter(0))]
 
 
-def test_payment_that_goes_under_way_is_taken_back(db: Database) -> None:
-    """A receiver that may believe in a gone payment is told that it is gone."""
-    subscribe(db, 0)
-    pay(db, 0, entry_of(1, received_sat=70))
-    (taken,), _ = claim(db)
-    pay(db, 0, entry_of(1, received_sat=70, state=Replaced(txid_of(2))), now=NOW + 1)
-    finish(db, taken, now=NOW + 2)
-    (again,), _ = claim(db, now=NOW + 2)
-    assert again.sent_payload == NOTHING
-    finish(db, again, body=NOTHING, now=NOW + 3)
-    assert only_delivery(db).state == "acknowledged"
+def states_of(db: Database, subscription_id: int) -> list[str]:
+    """Return their states."""
+    return [message.state.value for message in messages_of(db, subscription_id)]
 
 
-def test_subscription_removed_under_way_ends_quietly(db: Database) -> None:
-    """The end of an attempt whose subscription was removed is no error, and brings nothing back."""
-    fill(db, 1)
-    (taken,), _ = claim(db)
-    subscriptions.remove_subscriptions(db, regtest_address(0).scripthash, url=None)
-    assert finish(db, taken, body=taken.sent_payload) is Outcome.ACKNOWLEDGED
-    assert deliveries.load_deliveries(db, limit=9) == []
-    assert db.execute("SELECT count(*) FROM attempt").fetchone() == (0,)
+# --- rows --------------------------------------------------------------------------------------------------------
 
 
-def test_new_subscription_is_not_taken_for_a_removed_one(db: Database) -> None:
-    """An attempt of a removed subscription does not end the message of one that was made since."""
-    fill(db, 1)
-    (taken,), _ = claim(db)
-    subscriptions.remove_subscriptions(db, regtest_address(0).scripthash, url=None)
-    fill(db, 1)
-    finish(db, taken, body=taken.sent_payload)
-    assert only_delivery(db).state == "due"
+def test_message_is_read_as_it_was_written(tipped: Database) -> None:
+    """Every field comes back, with all of its subscription or by its topic."""
+    pay(tipped, 0, entry_of(1, received_sat=70))
+    topic = hex_of(txid_of(1))
+    ((found_topic, (message_key, fresh)),) = outbox.load_messages(tipped, 1).items()
+    expected = message_of(b"70", heard_payload=b"", due_at=NOW, topic=topic, txid=txid_of(1), created_at=NOW)
+    assert (found_topic, fresh) == (topic, replace(expected, message_id=fresh.message_id))
+    changed = Message(
+        message_id=fresh.message_id,
+        topic=topic,
+        txid=txid_of(1),
+        state=MessageState.DEAD,
+        payload=b"71",
+        heard_payload=b"70",
+        is_heard_in_doubt=True,
+        tries=2,
+        failures=3,
+        tips=4,
+        told_tip=5,
+        due_at=NOW + 0.25,
+        due_tip=7,
+        acknowledged_at=NOW + 9,
+        created_at=NOW,
+    )
+    outbox.save_message(tipped, message_key, changed)
+    assert outbox.load_messages(tipped, 1) == {topic: (message_key, changed)}
+    assert outbox.load_message(tipped, 1, topic) == (message_key, changed)
+    assert outbox.load_message(tipped, 1, "other") is outbox.load_message(tipped, 2, topic) is None
+    assert outbox.load_messages(tipped, 2) == {}
 
 
-# --- crashes -----------------------------------------------------------------------------------------------------
+def test_payment_without_a_past_has_a_message_of_its_own(tipped: Database) -> None:
+    """Each payment is a message with an id of its own, in the order in which they were told."""
+    pay(tipped, 0, entry_of(1))
+    pay(tipped, 0, entry_of(2))
+    messages = messages_of(tipped)
+    assert [message.txid for message in messages] == [txid_of(1), txid_of(2)]
+    assert len({message.message_id for message in messages}) == 2
 
 
-def test_interrupted_attempts_are_due_again(db: Database) -> None:
-    """What a crash left under way is marked as interrupted and told again; what had ended is left alone."""
-    fill(db, 3)
-    first, second, _third = claim(db, now=NOW + 100)[0]
-    finish(db, first, body=first.sent_payload, now=NOW + 100)
-    finish(db, second, now=NOW + 100)
-    assert outbox.recover_interrupted(db) == 1
-    assert outbox.recover_interrupted(db) == 0
-    outcomes = [attempt.outcome for key in (1, 2, 3) for attempt in deliveries.load_attempts(db, key)]
-    assert outcomes == ["acknowledged", "failed", "interrupted"]
-    (again,), next_due_at = claim(db, now=NOW + 100)
-    assert (again.message_key, next_due_at) == (3, NOW + 105)
+def test_open_messages_are_those_still_to_be_told(tipped: Database) -> None:
+    """A subscription has something open until all of it is acknowledged or withdrawn."""
+    assert not outbox.has_open(tipped, 1)
+    waiting(tipped, entry_of(1), entry_of(2))
+    assert outbox.has_open(tipped, 1)
+    assert not outbox.has_open(tipped, 2)
+    (key, message), (other_key, other) = outbox.load_messages(tipped, 1).values()
+    outbox.save_message(tipped, key, message.acknowledged(now=NOW))
+    assert outbox.has_open(tipped, 1)
+    outbox.save_message(tipped, other_key, other.withdrawn())
+    assert not outbox.has_open(tipped, 1)
 
 
-def test_interrupted_contents_stay_in_doubt(db: Database) -> None:
-    """A receiver that may have heard something before a crash is told when it is no longer so."""
-    subscribe(db, 0)
-    pay(db, 0, entry_of(1, received_sat=70))
-    claim(db)
-    outbox.recover_interrupted(db)
-    pay(db, 0, entry_of(1, received_sat=70, state=Replaced(txid_of(2))), now=NOW + 1)
-    (again,), _ = claim(db, now=NOW + 1)
-    assert again.sent_payload == NOTHING
-
-
-# --- the operator's view -----------------------------------------------------------------------------------------
-
-
-def test_messages_are_listed_newest_first(db: Database) -> None:
-    """The list has a limit, and can leave out what is acknowledged."""
-    fill(db, 3)
-    taken = claim(db, now=NOW, room=1)[0][0]
-    finish(db, taken, body=taken.sent_payload)
-    assert [delivery.message_key for delivery in deliveries.load_deliveries(db, limit=2)] == [3, 2]
-    pending = deliveries.load_deliveries(db, limit=9, is_pending_only=True)
-    assert [delivery.message_key for delivery in pending] == [3, 2]
-    assert deliveries.count_pending(db) == (2, NOW + 1)
-    assert deliveries.load_delivery(db, 99) is None
-    assert deliveries.load_attempts(db, 99) == []
-
-
-def test_retry_makes_a_waiting_message_due_now(db: Database) -> None:
-    """The operator's retry ends the pause and starts the pauses again."""
-    fill(db, 1)
-    (taken,), _ = claim(db)
-    finish(db, taken)
-    assert deliveries.make_due(db, taken.message_key, now=NOW + 1)
-    (again,), _ = claim(db, now=NOW + 1)
-    finish(db, again, now=NOW + 1)
-    assert only_delivery(db).due_at == NOW + 6
-    assert not deliveries.make_due(db, 99, now=NOW)
-
-
-def test_retry_tells_an_acknowledged_message_once_more(db: Database) -> None:
-    """An acknowledged message is sent again, once, whatever comes of it: the receiver knows it already."""
-    fill(db, 1)
-    (taken,), _ = claim(db)
-    finish(db, taken, body=taken.sent_payload)
-    deliveries.make_due(db, taken.message_key, now=NOW + 1)
-    (again,), _ = claim(db, now=NOW + 1)
-    assert again.sent_payload == taken.sent_payload
-    finish(db, again, now=NOW + 1)
-    assert only_delivery(db).state == "acknowledged"
-
-
-def test_retry_of_a_message_under_way_does_not_double_it(db: Database) -> None:
-    """The operator's retry never puts two requests of one subscription on the wire."""
-    fill(db, 1)
-    claim(db)
-    deliveries.make_due(db, 1, now=NOW)
-    assert claim(db, now=NOW + 1) == ([], None)
-
-
-def test_attempts_of_one_message_are_bounded(db: Database) -> None:
-    """Of a message that nobody acknowledges the newest attempts are kept, and no more than a hundred and a few."""
-    fill(db, 1)
-    now = float(NOW)
-    for _ in range(KEPT_ATTEMPTS + 30 + 1):
-        (taken,), _next = claim(db, now=now)
-        finish(db, taken, now=now)
-        now += 3600
-        kept = [attempt.attempt_id for attempt in deliveries.load_attempts(db, 1)]
-        assert kept == list(range(taken.attempt_id + 1 - len(kept), taken.attempt_id + 1))
-        assert len(kept) >= min(taken.attempt_id, KEPT_ATTEMPTS)
-        assert len(kept) < KEPT_ATTEMPTS + 1
-    assert only_delivery(db).tries == KEPT_ATTEMPTS + 30 + 1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 5, 10])
-def test_attempts_of_every_message_are_bounded(db: Database, count: int) -> None:
-    """Messages that fail in turns, always in the same order, are bounded each."""
-    fill(db, count)
-    now = float(NOW)
-    for _ in range(KEPT_ATTEMPTS + 20):
-        now += 3601
-        for taken in claim(db, now=now)[0]:
-            finish(db, taken, now=now)
-    kept = [len(deliveries.load_attempts(db, key)) for key in range(1, count + 1)]
-    assert max(kept) < KEPT_ATTEMPTS + 1
+def test_withdrawing_all_leaves_what_was_heard(tipped: Database) -> None:
+    """A subscription's messages are withdrawn, but for those that were acknowledged; another's are not touched."""
+    subscribe_to_each(tipped, 0, url="http://other.example/")
+    pay(tipped, 0, entry_of(1))
+    for taken in claim(tipped)[0]:
+        finish(tipped, taken, body=HEARD)
+    pay(tipped, 0, entry_of(2))
+    outbox.withdraw_messages(tipped, 1)
+    states = {number: states_of(tipped, number) for number in (1, 2)}
+    assert states == {1: ["acknowledged", "withdrawn"], 2: ["acknowledged", "open"]}
 
 
 def test_due_times_of_a_clock_that_was_ahead_are_pulled_in(db: Database) -> None:
@@ -380,24 +146,222 @@ def test_due_times_of_a_clock_that_was_ahead_are_pulled_in(db: Database) -> None
     assert found == {honest.message_key: NOW + 5, ahead.message_key: NOW}
 
 
-def test_failing_hosts_are_those_tried_in_vain(db: Database) -> None:
-    """A host fails from its messages' second vain try on; the one with most such messages comes first."""
-    fill(db, 1, url="http://once.example/", first=0)
-    fill(db, 2, url=DEAD, first=10)
-    fill(db, 1, url="http://odd.example/", first=20)
-    fill(db, 1, url=ALIVE, first=30)
-    for tries in (1, 2, 3):
-        for taken in claim(db, now=NOW + 100 * tries)[0]:
-            if taken.host == "alive.example:80":
-                finish(db, taken, body=taken.sent_payload, now=NOW + 100 * tries)
-            elif taken.host == "odd.example:80":
-                finish(db, taken, body=b"?", now=NOW + 100 * tries)
-            else:
-                if taken.host == "once.example:80":
-                    deliveries.make_due(db, taken.message_key, now=NOW)  # starts its tries again
-                finish(db, taken, now=NOW + 100 * tries)
-    assert deliveries.load_failing_hosts(db, limit=9) == [
-        FailingHost(host="dead.example:80", messages=2, tries=3, last_trouble="timeout"),
-        FailingHost(host="odd.example:80", messages=1, tries=3, last_trouble="200 not-acknowledged"),
-    ]
-    assert [found.host for found in deliveries.load_failing_hosts(db, limit=1)] == ["dead.example:80"]
+# --- what a tip makes due ----------------------------------------------------------------------------------------
+
+
+def test_confirmed_payment_is_due_with_the_next_tip(tipped: Database) -> None:
+    """A message that waits for the next tip is due at once when it comes, and not a moment sooner."""
+    waiting(tipped, entry_of(1, state=confirmed(TIP + 1)))
+    assert not wake(tipped, now=NOW + 1)
+    assert state_of(only_delivery(tipped)) == ("next-block", None)
+    grow(tipped)
+    assert wake(tipped, now=NOW + 2)
+    assert state_of(only_delivery(tipped)) == ("due", NOW + 2)
+    assert changes_of(tipped) == []
+
+
+def test_blocks_that_come_together_are_one_tip(tipped: Database) -> None:
+    """Three blocks at once, or a reorg, make a message due once."""
+    waiting(tipped, entry_of(1, state=confirmed(TIP + 1)))
+    grow(tipped, 3)
+    assert wake(tipped)
+    (taken,), _ = claim(tipped)
+    finish(tipped, taken, body=b"not yet")
+    assert not wake(tipped)
+    assert claim(tipped)[0] == []
+    reorg(tipped, 1, 2)
+    assert wake(tipped)
+    assert len(claim(tipped)[0]) == 1
+
+
+def test_unconfirmed_payment_waits_until_its_script_was_asked(tipped: Database) -> None:
+    """With a tip an unconfirmed payment is due some seconds later, and its script is asked again meanwhile.
+
+    The header may come a second before the history, and nobody shall hear of no confirmations for a payment that the
+    block holds.
+    """
+    waiting(tipped, entry_of(1))
+    grow(tipped)
+    assert wake(tipped, now=NOW + 2)
+    assert state_of(only_delivery(tipped)) == ("due", NOW + 2 + SETTLING_S)
+    assert changes_of(tipped) == ASKED
+    assert claim(tipped, now=NOW + 2) == ([], NOW + 2 + SETTLING_S)
+    assert len(claim(tipped, now=NOW + 2 + SETTLING_S)[0]) == 1
+
+
+def test_confirmation_ends_the_waiting(tipped: Database) -> None:
+    """Once the payment turns out to be in the new block it is told at once, with its confirmation."""
+    waiting(tipped, entry_of(1))
+    grow(tipped)
+    wake(tipped, now=NOW + 2)
+    assert pay(tipped, 0, entry_of(1, state=confirmed(TIP + 1)), now=NOW + 3, tip_height=TIP + 1)
+    assert state_of(only_delivery(tipped)) == ("due", NOW + 3)
+    (taken,), _ = claim(tipped, now=NOW + 3)
+    assert taken.request.headers["X-Confirmations"] == "1"
+    assert not pay(tipped, 0, entry_of(1, state=confirmed(TIP + 1)), now=NOW + 4, tip_height=TIP + 1)
+
+
+def test_confirmation_ends_the_waiting_of_its_payment_alone(tipped: Database) -> None:
+    """Another payment of the same script that is still unconfirmed waits on."""
+    waiting(tipped, entry_of(1), entry_of(2))
+    grow(tipped)
+    wake(tipped, now=NOW + 2)
+    assert pay(tipped, 0, entry_of(2, state=confirmed(TIP + 1)), now=NOW + 3, tip_height=TIP + 1)
+    due = {message.txid: message.due_at for message in messages_of(tipped)}
+    assert due == {txid_of(1): NOW + 2 + SETTLING_S, txid_of(2): NOW + 3}
+
+
+def test_confirmation_hastens_only_what_waits_for_it(tipped: Database) -> None:
+    """A message that waits for the next tip, or for its next try, does not come sooner because of a confirmation."""
+    waiting(tipped, entry_of(1))
+    assert not pay(tipped, 0, entry_of(1, state=confirmed(TIP)), now=NOW + 3)
+    assert state_of(only_delivery(tipped)) == ("next-block", None)
+
+
+def test_payment_that_goes_while_it_settles_is_withdrawn(tipped: Database) -> None:
+    """A payment that the servers drop while its script is asked is not told; it is told anew when it comes back."""
+    waiting(tipped, entry_of(1))
+    grow(tipped)
+    wake(tipped, now=NOW + 2)
+    assert not pay(tipped, 0, entry_of(1, state=Dropped()), now=NOW + 3)
+    assert claim(tipped, now=NOW + 100) == ([], None)
+    assert pay(tipped, 0, entry_of(1, state=Unconfirmed()), now=NOW + 100)
+    assert state_of(only_delivery(tipped)) == ("due", NOW + 100)
+
+
+def test_payment_that_a_reorg_took_from_its_block_settles_again(tipped: Database) -> None:
+    """After a reorg a payment is unconfirmed until its script was asked, and waits like any such."""
+    grow(tipped)
+    waiting(tipped, entry_of(1, state=confirmed(TIP + 1)))
+    reorg(tipped, 1, 2)
+    pay(tipped, 0, entry_of(1), tip_height=TIP + 2)
+    assert wake(tipped, now=NOW + 2)
+    assert state_of(only_delivery(tipped)) == ("due", NOW + 2 + SETTLING_S)
+    assert changes_of(tipped) == ASKED
+
+
+def test_earlier_of_pause_and_tip_counts(tipped: Database) -> None:
+    """What waits for the clock and for the tip is due with whichever comes first, and then once."""
+    grow(tipped)
+    pay(tipped, 0, entry_of(1, state=confirmed(TIP)))
+    (taken,), _ = claim(tipped)
+    finish(tipped, taken)
+    assert state_of(only_delivery(tipped)) == ("due", NOW + RETRY_S)
+    grow(tipped)
+    assert wake(tipped, now=NOW + 2)
+    (again,), _ = claim(tipped, now=NOW + 2)
+    finish(tipped, again, now=NOW + 2)
+    (once_more,), _ = claim(tipped, now=NOW + 2 + RETRY_S)
+    finish(tipped, once_more, body=HEARD, now=NOW + 2 + RETRY_S)
+    grow(tipped)
+    assert not wake(tipped, now=NOW + 500)
+
+
+def test_tip_does_not_hasten_what_failed_before_its_script_was_asked(tipped: Database) -> None:
+    """A retry by the clock that falls into the seconds after a tip waits too: the new block may hold the payment."""
+    pay(tipped, 0, entry_of(1))
+    (taken,), _ = claim(tipped)
+    finish(tipped, taken)
+    grow(tipped)
+    wake(tipped, now=NOW + RETRY_S - 1)
+    assert state_of(only_delivery(tipped)) == ("due", NOW + RETRY_S - 1 + SETTLING_S)
+
+
+@pytest.mark.parametrize(
+    ("entry", "due_at"),
+    [
+        pytest.param(entry_of(1, state=confirmed(TIP)), NOW + 9, id="confirmed"),
+        pytest.param(entry_of(1), NOW + 9 + SETTLING_S, id="unconfirmed"),
+    ],
+)
+def test_tip_that_comes_during_an_attempt_is_not_lost(tipped: Database, entry: LedgerEntry, due_at: float) -> None:
+    """An attempt that began before a tip and ends after it leaves its message due because of that tip."""
+    pay(tipped, 0, entry)
+    (taken,), _ = claim(tipped)
+    grow(tipped)
+    assert not wake(tipped, now=NOW + 1)
+    finish(tipped, taken, body=b"not yet", now=NOW + 9)
+    assert state_of(only_delivery(tipped)) == ("due", due_at)
+    assert changes_of(tipped) == (ASKED if due_at > NOW + 9 else [])
+
+
+def test_tip_that_comes_during_an_attempt_does_not_wake_what_was_heard(tipped: Database) -> None:
+    """A tip between request and acknowledgement makes nothing due."""
+    pay(tipped, 0, entry_of(1))
+    (taken,), _ = claim(tipped)
+    grow(tipped)
+    finish(tipped, taken, body=HEARD, now=NOW + 9)
+    assert not wake(tipped, now=NOW + 9)
+    assert state_of(only_delivery(tipped)) == ("acknowledged", None)
+
+
+def test_tip_that_came_while_the_service_was_down_is_not_lost(tipped: Database) -> None:
+    """A tip that was written before a crash makes its messages due at the next start."""
+    waiting(tipped, entry_of(1, state=confirmed(TIP)))
+    grow(tipped)
+    grow(tipped)
+    assert wake(tipped, now=NOW + 5)
+    assert len(claim(tipped, now=NOW + 5)[0]) == 1
+
+
+def test_settling_is_not_prolonged_by_another_tip(tipped: Database) -> None:
+    """A second block within the seconds of waiting does not put the telling off."""
+    waiting(tipped, entry_of(1))
+    grow(tipped)
+    wake(tipped, now=NOW + 2)
+    grow(tipped)
+    wake(tipped, now=NOW + 4)
+    assert state_of(only_delivery(tipped)) == ("due", NOW + 2 + SETTLING_S)
+
+
+def test_held_message_is_woken_for_the_day_its_owner_comes_back(tipped: Database) -> None:
+    """A tip that comes while the owner is suspended is told when there is a key again."""
+    waiting(tipped, entry_of(1, state=confirmed(TIP)))
+    tipped.execute("UPDATE message SET is_held = 1")
+    grow(tipped)
+    wake(tipped, now=NOW + 1)
+    assert claim(tipped, now=NOW + 1) == ([], None)
+    tipped.execute("UPDATE message SET is_held = 0")
+    assert len(claim(tipped, now=NOW + 1)[0]) == 1
+
+
+@pytest.mark.slow
+def test_tip_wakes_page_by_page(tipped: Database) -> None:
+    """More messages than a page are woken in several transactions, each exactly once."""
+    count = WOKEN_PAGE + 3
+    pay(tipped, 0, *(entry_of(number, state=confirmed(TIP)) for number in range(count)))
+    for key, message in outbox.load_messages(tipped, 1).values():
+        outbox.save_message(tipped, key, replace(message, told_tip=1, due_at=None, due_tip=2))
+    grow(tipped)
+    pages = [outbox.wake_for_tip(tipped, 2, now=NOW) for _ in range(3)]
+    assert pages == [(True, True), (True, False), (False, False)]
+    assert tipped.execute("SELECT count(*) FROM message WHERE due_at = ?", [NOW]).fetchone() == (count,)
+
+
+def test_waking_reads_no_more_than_an_index(tipped: Database) -> None:
+    """Finding what waits for a tip searches an index, and never scans the messages."""
+    query = f"EXPLAIN QUERY PLAN {outbox._WAITING} AND due_tip <= ? ORDER BY message_key LIMIT ?"
+    plan = [str(row) for row in tipped.execute(query, [1, 1]).fetchall()]
+    assert not [line for line in plan if "SCAN" in line]
+
+
+def test_withdrawing_blocks_spares_payments(tipped: Database) -> None:
+    """A payment's message is no block's, whatever leaves the chain."""
+    grow(tipped)
+    waiting(tipped, entry_of(1, state=confirmed(TIP + 1)))
+    reorg(tipped, 1, 2)
+    assert states_of(tipped, 1) == ["open"]
+
+
+def test_unknown_script_is_not_asked(tipped: Database) -> None:
+    """A message whose script is followed no more is due with the tip at once: there is nobody to ask."""
+    waiting(tipped, entry_of(1))
+    subscription = subscriptions.load_subscription(tipped, 1)
+    assert subscription is not None
+    subscriptions.release(tipped, subscription)
+    ledger.clear_watch_changes(tipped)
+    grow(tipped)
+    assert wake(tipped, now=NOW + 2)
+    assert state_of(only_delivery(tipped)) == ("due", NOW + 2)
+    assert changes_of(tipped) == []
+    assert ledger.load_script(tipped, ScriptHash(SCRIPTHASH)) is None

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from lightipn.ledger.entries import Replaced
-from lightipn.store import deliveries, keys, outbox
-from lightipn.store.outbox import Claim
+from lightipn.store import attempts, deliveries, keys
+from lightipn.store.attempts import Claim
 from tests.builders import entry_of, txid_of
 from tests.store.plain_dialect import NOTHING, POLICIES, SILENCE, answer_of, payload_of
 from tests.store.rows import NOW, claim, open_memory, pay, subscribe
@@ -37,7 +37,7 @@ class Receivers(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Deliver everything, and see that every receiver believes the newest totals."""
-        outbox.recover_interrupted(self.db)
+        attempts.recover_interrupted(self.db)
         for _ in range(20):
             self.now += 3600
             claims, _next = claim(self.db, now=self.now)
@@ -55,7 +55,7 @@ class Receivers(RuleBasedStateMachine):
     def finish(self, taken: Claim, body: bytes | None) -> None:
         """End an attempt: with this answer, or with silence."""
         answer = SILENCE if body is None else answer_of(body)
-        outbox.finish_attempt(self.db, POLICIES, taken, answer, now=self.now, jitter=0.0)
+        attempts.finish_attempt(self.db, POLICIES, taken, answer, now=self.now, jitter=0.0)
 
     def hear(self, taken: Claim) -> None:
         """Have the receiver take in what was sent."""
@@ -111,7 +111,7 @@ class Receivers(RuleBasedStateMachine):
         for taken in self.in_flight.values():
             if int(taken.request.url.rpartition("/")[2]) in heard:
                 self.hear(taken)
-        assert outbox.recover_interrupted(self.db) == len(self.in_flight)
+        assert attempts.recover_interrupted(self.db) == len(self.in_flight)
         self.in_flight.clear()
 
     @rule(number=st.integers(0, 2))

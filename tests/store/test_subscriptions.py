@@ -11,7 +11,7 @@ from lightipn.store.database import Database
 from lightipn.store.ledger import WatchChange
 from lightipn.store.subscriptions import host_of
 from tests.builders import entry_of
-from tests.store.rows import NOW, pay, regtest_address, subscribe
+from tests.store.rows import NOW, pay, regtest_address, subscribe, subscribe_to_each
 
 
 def all_of(db: Database) -> list[Subscription]:
@@ -110,6 +110,147 @@ def test_subscription_of_a_suspended_owner_starts_suspended(db: Database) -> Non
     assert subscribe(db, 0).state is SubscriptionState.SUSPENDED
     keys.save_key(db, name="shop", secret="t", now=NOW)
     assert [subscription.state for subscription in all_of(db)] == [SubscriptionState.ACTIVE]
+
+
+# --- terms, ends and pages ---------------------------------------------------------------------------------------
+
+
+def test_ends_and_heights_are_read_as_they_were_written(db: Database) -> None:
+    """Expiry and the tip at which it was made come back with a subscription, also where that is not known yet."""
+    known = subscribe_to_each(db, 0, expires_at=NOW + 9, since_height=7)
+    unknown = subscribe_to_each(db, 1, since_height=None)
+    assert (known.expires_at, known.since_height, known.ended_at) == (NOW + 9, 7, None)
+    assert (unknown.expires_at, unknown.since_height) == (None, None)
+    assert all_of(db) == [known, unknown]
+    assert subscriptions.load_unsettled(db, limit=9) == [unknown]
+
+
+def test_subscribing_again_moves_the_end(db: Database) -> None:
+    """The same wish with another end is the same subscription, with the end asked for last, and its old beginning."""
+    first = subscribe_to_each(db, 0, expires_at=NOW + 9, since_height=7)
+    assert subscribe_to_each(db, 0, expires_at=NOW + 99, since_height=8) == replace(first, expires_at=NOW + 99)
+    assert subscribe_to_each(db, 0, expires_at=None) == replace(first, expires_at=None)
+    assert subscriptions.count_subscriptions(db) == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "asked", "after"),
+    [
+        pytest.param(NOW + 9, NOW + 99, NOW + 99, id="later"),
+        pytest.param(NOW + 99, NOW + 9, NOW + 99, id="earlier"),
+        pytest.param(None, NOW + 9, None, id="never, and then some time"),
+        pytest.param(NOW + 9, None, None, id="some time, and then never"),
+    ],
+)
+def test_end_is_only_put_off_where_the_dialect_wants_that(
+    db: Database, before: int | None, asked: int | None, after: int | None
+) -> None:
+    """A wish that prolongs never brings the end nearer."""
+    for expires_at in (before, asked):
+        saved = subscriptions.save_subscription(
+            db,
+            dialect="each",
+            owner="shop",
+            address=regtest_address(0),
+            url="http://shop.example/",
+            terms=b"",
+            now=NOW,
+            expires_at=expires_at,
+            prolongs=True,
+        )
+    assert (saved.subscription_id, saved.expires_at) == (1, after)
+
+
+def test_other_terms_may_be_another_subscription(db: Database) -> None:
+    """Where the dialect wants that, a wish with other terms stands beside the first; the same terms do not."""
+
+    def wish(terms: bytes) -> int:
+        saved = subscriptions.save_subscription(
+            db,
+            dialect="each",
+            owner="shop",
+            address=regtest_address(0),
+            url="http://shop.example/",
+            terms=terms,
+            now=NOW,
+            updates_terms=False,
+        )
+        return saved.subscription_id
+
+    assert [wish(terms) for terms in (b"a", b"b", b"a", b"b")] == [1, 2, 1, 2]
+
+
+def page(
+    db: Database,
+    *,
+    owner: str = "shop",
+    dialect: str = "each",
+    number: int | None = None,
+    state: SubscriptionState | None = None,
+    now: int = NOW,
+    offset: int = 0,
+    limit: int = 100,
+) -> list[int]:
+    """Return the ids on a page of an owner's subscriptions, of one address if its number is given."""
+    found = subscriptions.load_page(
+        db,
+        owner=owner,
+        dialect=dialect,
+        scripthash=None if number is None else regtest_address(number).scripthash,
+        state=state,
+        now=now,
+        offset=offset,
+        limit=limit,
+    )
+    return [subscription.subscription_id for subscription in found]
+
+
+def test_owners_page_holds_their_own_subscriptions(db: Database) -> None:
+    """A page is of one owner and one dialect, oldest first; pages follow each other without gaps."""
+    for number in range(5):
+        subscribe_to_each(db, number)
+    subscribe_to_each(db, 5, owner="other")
+    subscribe(db, 6)
+    assert page(db) == [1, 2, 3, 4, 5]
+    assert page(db, owner="other") == [6]
+    assert page(db, dialect="plain") == [7]
+    assert page(db, owner="nobody") == []
+    assert page(db, number=3) == [4]
+    assert page(db, number=5) == []
+    assert [page(db, offset=offset, limit=2) for offset in (0, 2, 4, 6)] == [[1, 2], [3, 4], [5], []]
+
+
+@pytest.mark.parametrize(
+    ("state", "now", "expected"),
+    [
+        pytest.param(SubscriptionState.ACTIVE, NOW, [1, 2], id="active"),
+        pytest.param(SubscriptionState.ACTIVE, NOW + 9, [1], id="active when one is over that nobody ended yet"),
+        pytest.param(SubscriptionState.EXPIRED, NOW, [3], id="expired"),
+        pytest.param(SubscriptionState.EXPIRED, NOW + 8, [3], id="expired a second before"),
+        pytest.param(SubscriptionState.EXPIRED, NOW + 9, [2, 3], id="expired in its second"),
+        pytest.param(SubscriptionState.CANCELED, NOW + 99, [4], id="canceled before its time was over"),
+        pytest.param(SubscriptionState.FINISHED, NOW, [5], id="finished"),
+        pytest.param(SubscriptionState.SUSPENDED, NOW, [], id="suspended"),
+        pytest.param(None, NOW + 99, [1, 2, 3, 4, 5], id="all"),
+    ],
+)
+def test_page_is_of_one_state(db: Database, state: SubscriptionState | None, now: int, expected: list[int]) -> None:
+    """A page can be of one state; an expiry counts from its second on, and what ended otherwise did not expire."""
+    for number, expires_at in enumerate([None, NOW + 9, NOW + 9, NOW + 9, None]):
+        subscribe_to_each(db, number, expires_at=expires_at)
+    for number, ended in ((3, "EXPIRED"), (4, "CANCELED"), (5, "FINISHED")):
+        subscriptions.save_end(db, number, SubscriptionState[ended], now=NOW)
+    assert page(db, state=state, now=now) == expected
+
+
+def test_page_of_suspended_subscriptions(db: Database) -> None:
+    """What is held for want of a key is suspended, until its time is over."""
+    keys.save_key(db, name="shop", secret="s", now=NOW)
+    subscribe_to_each(db, 0, expires_at=NOW + 9)
+    keys.revoke_keys(db, name="shop", key_id=None, now=NOW)
+    assert page(db, state=SubscriptionState.SUSPENDED) == [1]
+    assert page(db, state=SubscriptionState.SUSPENDED, now=NOW + 9) == []
+    assert page(db, state=SubscriptionState.EXPIRED, now=NOW + 9) == [1]
 
 
 @pytest.mark.parametrize(

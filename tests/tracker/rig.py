@@ -14,7 +14,9 @@ from lightipn.chain.checkpoint import Checkpoint, Checkpoints
 from lightipn.chain.verifier import Confirmed
 from lightipn.dialects.ipn import wire
 from lightipn.dialects.ipn.policy import IpnPolicy
+from lightipn.dialects.receive.policy import ReceivePolicy
 from lightipn.ledger.entries import LedgerEntry, totals_of
+from lightipn.outbox.messages import Policy
 from lightipn.simulator import forge
 from lightipn.simulator.blocks import SimulatedChain
 from lightipn.simulator.view import ChainView
@@ -35,7 +37,7 @@ SHOP = scripthash_of(SHOP_SCRIPT)
 OTHER_SCRIPT = forge.made_up_script("other")
 OTHER = scripthash_of(OTHER_SCRIPT)
 GENESIS = Checkpoint(height=0, block_hash=REGTEST.genesis_hash, next_bits=None)
-POLICIES = {"ipn": IpnPolicy(max_retry_interval_s=3600.0)}
+POLICIES: dict[str, Policy] = {"ipn": IpnPolicy(max_retry_interval_s=3600.0), "receive": ReceivePolicy()}
 NOW = 1_700_000_000.0
 ONE, TWO, THREE = NAMES = ("one.example:50001:t", "two.example:50001:t", "three.example:50001:t")
 
@@ -131,17 +133,23 @@ class Spine:
         return txid
 
     async def subscribe(
-        self, script: bytes = SHOP_SCRIPT, *, depth: int = 1, url: str = "http://shop.example/"
+        self,
+        script: bytes = SHOP_SCRIPT,
+        *,
+        depth: int = 1,
+        url: str = "http://shop.example/",
+        dialect: str = "ipn",
+        terms: bytes | None = None,
     ) -> None:
         """Subscribe a shop to a script, and have the source watch it."""
         await self.store.transact(
             lambda db: subscription_store.save_subscription(
                 db,
-                dialect="ipn",
+                dialect=dialect,
                 owner="shop",
                 address=address_on_regtest(script),
                 url=url,
-                terms=wire.encode_terms(wire.IpnTerms(max_confirms=depth)),
+                terms=wire.encode_terms(wire.IpnTerms(max_confirms=depth)) if terms is None else terms,
                 now=int(NOW),
             )
         )

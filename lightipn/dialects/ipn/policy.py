@@ -1,10 +1,20 @@
 """What an IPN subscriber must hear, what counts as heard, and when to try again."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lightipn.dialects.ipn import wire
 from lightipn.ledger.entries import ScriptPayments, totals_of
-from lightipn.outbox.messages import Message, OutgoingRequest, Review, Subscription
+from lightipn.outbox.messages import (
+    Message,
+    MessageState,
+    Moment,
+    NextTry,
+    Notice,
+    OutgoingRequest,
+    Review,
+    Subscription,
+)
 from lightipn.outbox.schedule import doubling_delay_s
 from lightipn.outbox.verdict import Answer, Outcome
 
@@ -25,7 +35,14 @@ class IpnPolicy:
     max_retry_interval_s: float
     auth_token: str = ""
 
-    def review(self, subscription: Subscription, payments: ScriptPayments, *, tip_height: int) -> Review:
+    def review(
+        self,
+        subscription: Subscription,
+        payments: ScriptPayments,
+        *,
+        told: Mapping[str, MessageState],
+        tip_height: int,
+    ) -> Review:
         """Return the totals at the depth the subscriber asked for."""
         depth = wire.decode_terms(subscription.terms).max_confirms
         totals = totals_of(payments.entries.values(), tip_height=tip_height, confirmations=depth)
@@ -36,13 +53,17 @@ class IpnPolicy:
                 unconfirmed_sat=totals.unconfirmed_sat,
             )
         )
-        return Review(payload=payload, wake_height=totals.changes_at_height)
+        return Review(notices=(Notice(topic="", payload=payload),), wake_height=totals.changes_at_height)
+
+    def depth_of(self, subscription: Subscription) -> int:
+        """Totals have no past: what was paid before the subscription counts too."""
+        return wire.decode_terms(subscription.terms).max_confirms
 
     def baseline_of(self, subscription: Subscription) -> bytes:
         """Nothing received: an address that was paid before the subscription is told at once."""
         return wire.encode_payload(wire.Totals(address=subscription.address, confirmed_sat=0, unconfirmed_sat=0))
 
-    def request_of(self, subscription: Subscription, message: Message) -> OutgoingRequest:
+    def request_of(self, subscription: Subscription, message: Message, moment: Moment) -> OutgoingRequest:
         """Render the form POST."""
         headers = {"Content-Type": "application/x-www-form-urlencoded", "X-IPN-Id": message.message_id}
         if self.auth_token:
@@ -58,6 +79,8 @@ class IpnPolicy:
             return Outcome.ACKNOWLEDGED
         return Outcome.NOT_ACKNOWLEDGED
 
-    def retry_after_s(self, tries: int, *, jitter: float) -> float:
-        """Five seconds, doubling up to ``max_retry_interval_s``."""
-        return doubling_delay_s(tries, first_s=FIRST_RETRY_S, limit_s=self.max_retry_interval_s, jitter=jitter)
+    def next_try(self, message: Message, answer: Answer, *, jitter: float) -> NextTry:
+        """Five seconds, doubling up to ``max_retry_interval_s``, for ever."""
+        tries = max(1, message.tries)  # none is counted where the contents changed meanwhile
+        limit_s = self.max_retry_interval_s
+        return NextTry(after_s=doubling_delay_s(tries, first_s=FIRST_RETRY_S, limit_s=limit_s, jitter=jitter))

@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from lightipn.api.errors import route_of
 from lightipn.api.owners import Doorkeeper
 from lightipn.api.parameters import parameters_of, required, whole_number
 from lightipn.bitcoin.extended_key import MAX_CHILD_INDEX, AddressChain
@@ -13,6 +14,7 @@ from lightipn.dialects.ipn import wire
 from lightipn.dialects.ipn.policy import DEFAULT_CONFIRMS, MAX_CONFIRMS
 from lightipn.errors import RequestError
 from lightipn.service.desk import Service
+from lightipn.service.subscribing import Wish
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,19 +62,18 @@ def ipn_routes(service: Service, doorkeeper: Doorkeeper, settings: IpnSettings) 
             parameters = await parameters_of(request)
             owner = await doorkeeper.owner_of(request, parameters, dialect="ipn")
             depth = whole_number(parameters, "max_confirms", default=DEFAULT_CONFIRMS, lowest=1, highest=MAX_CONFIRMS)
-            await service.subscriptions.subscribe(
-                dialect="ipn",
-                owner=owner,
+            wish = Wish(
                 address=required(parameters, "address"),
                 url=required(parameters, "url"),
                 terms=wire.encode_terms(wire.IpnTerms(max_confirms=depth)),
             )
+            await service.subscriptions.subscribe(wish, dialect="ipn", owner=owner)
         except RequestError as error:
             headers = {"X-Error": wire.error_header(str(error))}
             return PlainTextResponse("fail", status_code=error.status_hint, headers=headers)
         return PlainTextResponse("success")
 
     return [
-        Route("/btc", btc, methods=["GET", "POST"]),
-        Route("/btc_ipn", btc_ipn, methods=["GET", "POST"]),
+        route_of("/btc", btc, ["GET", "POST"]),
+        route_of("/btc_ipn", btc_ipn, ["GET", "POST"]),
     ]

@@ -7,7 +7,7 @@ import pytest
 from lightipn.dialects.ipn.policy import DEFAULT_CONFIRMS, MAX_CONFIRMS, IpnPolicy
 from lightipn.dialects.ipn.wire import IpnTerms, Totals, encode_payload, encode_terms
 from lightipn.ledger.entries import LedgerEntry, Replaced
-from lightipn.outbox.messages import OutgoingRequest, Policy, Review, Subscription
+from lightipn.outbox.messages import Moment, NextTry, Notice, OutgoingRequest, Policy, Review, Subscription
 from lightipn.outbox.verdict import Answer, Outcome
 from tests.builders import confirmed, entry_of, message_of, payments_of, subscription_of, txid_of
 
@@ -15,6 +15,7 @@ POLICY = IpnPolicy(max_retry_interval_s=3600)
 ADDRESS = "bcrt1qaddress"
 URL = "https://shop.example/ipn?order=7"
 TIP = 1000
+MOMENT = Moment(now=1_700_000_000.0, tip_height=TIP, confirmations=0, last_tried_at=None)
 
 
 def subscription(max_confirms: int = 3) -> Subscription:
@@ -29,14 +30,26 @@ def payload(confirmed_sat: int, unconfirmed_sat: int) -> bytes:
 
 def review(*entries: LedgerEntry, tip_height: int = TIP, max_confirms: int = 3) -> Review:
     """Review a subscription to these payments."""
-    return POLICY.review(subscription(max_confirms), payments_of(*entries), tip_height=tip_height)
+    return POLICY.review(subscription(max_confirms), payments_of(*entries), told={}, tip_height=tip_height)
+
+
+def totals_told(confirmed_sat: int, unconfirmed_sat: int, *, wake_height: int | None = None) -> Review:
+    """Return a review that tells these totals: one message a subscription, about no payment in particular."""
+    notice = Notice(topic="", payload=payload(confirmed_sat, unconfirmed_sat), txid=None)
+    return Review(notices=(notice,), wake_height=wake_height, is_over=False, awaits_more=True)
+
+
+def next_try(policy: IpnPolicy, tries: int, *, jitter: float) -> NextTry:
+    """Return when a message is told again after so many tries, the last of which found nobody."""
+    answer = Answer(status=None, body=b"", trouble="timeout", latency_ms=1.0)
+    return policy.next_try(replace(message_of(payload(1, 0)), tries=tries), answer, jitter=jitter)
 
 
 def test_policy_is_one_of_the_outbox() -> None:
     """The IPN policy decides everything that the outbox asks of a dialect."""
     policy: Policy = POLICY
     wanted = {name for name in vars(Policy) if not name.startswith("_")}
-    assert wanted == {"review", "baseline_of", "request_of", "outcome_of", "retry_after_s"}
+    assert wanted == {"review", "depth_of", "baseline_of", "request_of", "outcome_of", "next_try"}
     assert all(callable(getattr(policy, name)) for name in wanted)
 
 
@@ -51,16 +64,16 @@ def test_depths_are_those_of_the_original_service() -> None:
 def test_baseline_is_nothing_received() -> None:
     """Before anything was told, the shop knows of zero: an address without payments is not worth a message."""
     assert POLICY.baseline_of(subscription()) == payload(0, 0)
-    assert review() == Review(payload=POLICY.baseline_of(subscription()), wake_height=None)
+    assert review() == totals_told(0, 0)
 
 
 @pytest.mark.parametrize(
     ("max_confirms", "expected"),
     [
-        pytest.param(1, Review(payload=payload(60, 5), wake_height=None), id="1"),
-        pytest.param(2, Review(payload=payload(40, 25), wake_height=TIP + 1), id="2"),
-        pytest.param(3, Review(payload=payload(40, 25), wake_height=TIP + 2), id="3"),
-        pytest.param(4, Review(payload=payload(0, 65), wake_height=TIP + 1), id="4"),
+        pytest.param(1, totals_told(60, 5), id="1"),
+        pytest.param(2, totals_told(40, 25, wake_height=TIP + 1), id="2"),
+        pytest.param(3, totals_told(40, 25, wake_height=TIP + 2), id="3"),
+        pytest.param(4, totals_told(0, 65, wake_height=TIP + 1), id="4"),
     ],
 )
 def test_totals_are_told_at_the_depth_the_subscriber_asked_for(max_confirms: int, expected: Review) -> None:
@@ -80,7 +93,13 @@ def test_gone_payments_and_change_are_not_told() -> None:
         entry_of(2, received_sat=39),
         entry_of(3, received_sat=10, sent_sat=39),
     ]
-    assert review(*entries) == Review(payload=payload(0, 39), wake_height=None)
+    assert review(*entries) == totals_told(0, 39)
+
+
+@pytest.mark.parametrize("max_confirms", [1, 3, 1000])
+def test_past_is_counted_at_the_depth_the_subscriber_asked_for(max_confirms: int) -> None:
+    """The depth of a subscription is the one that it was made with."""
+    assert POLICY.depth_of(subscription(max_confirms)) == max_confirms
 
 
 # --- the request -------------------------------------------------------------------------------------------------
@@ -89,7 +108,7 @@ def test_gone_payments_and_change_are_not_told() -> None:
 def test_request_is_a_form_post_to_the_subscribed_url() -> None:
     """The totals are posted as a form, to the URL exactly as it was registered, with the message's id."""
     message = replace(message_of(payload(1, 0)), message_id="abc")
-    assert POLICY.request_of(subscription(), message) == OutgoingRequest(
+    assert POLICY.request_of(subscription(), message, MOMENT) == OutgoingRequest(
         method="POST",
         url=URL,
         headers={"Content-Type": "application/x-www-form-urlencoded", "X-IPN-Id": "abc"},
@@ -100,8 +119,9 @@ def test_request_is_a_form_post_to_the_subscribed_url() -> None:
 def test_token_of_the_service_goes_with_every_request() -> None:
     """With a token configured, the shop can tell who calls; without one there is no such header."""
     policy = IpnPolicy(max_retry_interval_s=3600, auth_token="secret")
-    assert policy.request_of(subscription(), message_of(payload(1, 0))).headers["IPN-Auth1"] == "secret"
-    assert "IPN-Auth1" not in POLICY.request_of(subscription(), message_of(payload(1, 0))).headers
+    message = message_of(payload(1, 0))
+    assert policy.request_of(subscription(), message, MOMENT).headers["IPN-Auth1"] == "secret"
+    assert "IPN-Auth1" not in POLICY.request_of(subscription(), message, MOMENT).headers
 
 
 # --- what counts as heard ----------------------------------------------------------------------------------------
@@ -136,10 +156,17 @@ def test_only_a_2xx_with_the_echo_acknowledges(status: int | None, body: bytes, 
 @pytest.mark.parametrize(("tries", "pause_s"), [(1, 5), (2, 10), (3, 20), (10, 2560), (11, 3600), (1000, 3600)])
 def test_pauses_double_from_five_seconds_to_the_configured_limit(tries: int, pause_s: float) -> None:
     """The first retry comes after five seconds, and pauses double up to the limit, for ever."""
-    assert POLICY.retry_after_s(tries, jitter=0.0) == pause_s
-    assert pause_s <= POLICY.retry_after_s(tries, jitter=0.99) <= min(pause_s * 1.1, 3600)
+    assert next_try(POLICY, tries, jitter=0.0) == NextTry(after_s=pause_s, with_next_tip=False)
+    late_s = next_try(POLICY, tries, jitter=0.99).after_s
+    assert late_s is not None
+    assert pause_s <= late_s <= min(pause_s * 1.1, 3600)
+
+
+def test_message_whose_totals_changed_meanwhile_starts_again() -> None:
+    """Where the contents changed while an attempt was under way no try counts yet: the pause is the first one."""
+    assert next_try(POLICY, 0, jitter=0.0) == NextTry(after_s=5.0)
 
 
 def test_limit_below_the_first_pause_holds() -> None:
     """An operator who allows one second at most is obeyed from the first retry on."""
-    assert IpnPolicy(max_retry_interval_s=1).retry_after_s(1, jitter=0.5) == 1
+    assert next_try(IpnPolicy(max_retry_interval_s=1), 1, jitter=0.5) == NextTry(after_s=1.0)

@@ -1,0 +1,226 @@
+"""Fresh addresses out of extended keys: one index a call, never given twice."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from lightipn.bitcoin.address import Address
+from lightipn.bitcoin.extended_key import AddressChain, ScriptKind, parse_receive_chains
+from lightipn.bitcoin.network import Network
+from lightipn.errors import RequestError
+from lightipn.outbox.messages import Policy
+from lightipn.service.owners import check_owner
+from lightipn.service.scanning import GAP_LIMIT, Scanner
+from lightipn.store import chain as chain_store
+from lightipn.store import reviews, subscriptions, supplies
+from lightipn.store.database import Database, Store
+from lightipn.store.supplies import IssuedAddress, SupplyRecord
+
+MOST_GAP_LIMIT = 100_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreshAddress:
+    """An address that was just given away."""
+
+    address: str
+    index: int
+    url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SupplyState:
+    """A supply as the operator sees it.
+
+    Args:
+        gap: addresses given away since the last one that was paid.
+        left: how many more can be given away before the default gap limit, if none is paid.
+    """
+
+    record: SupplyRecord
+    gap: int
+    left: int
+
+
+class Supplies:
+    """Gives addresses away.
+
+    Args:
+        check_url: raises ``RequestError`` for a callback URL that must not be registered.
+        ring_watches: a script was added, or must be asked again.
+        is_tip_proved: whether our tip was proved since the start.
+        is_connected: whether a server is there that would tell of payments.
+        clock: unix seconds.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        network: Network,
+        *,
+        policies: Mapping[str, Policy],
+        scanner: Scanner,
+        check_url: Callable[[str], None],
+        ring_watches: Callable[[], None],
+        is_tip_proved: Callable[[], bool],
+        is_connected: Callable[[], bool],
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._network = network
+        self._policies = policies
+        self._scanner = scanner
+        self._check_url = check_url
+        self._ring_watches = ring_watches
+        self._is_tip_proved = is_tip_proved
+        self._is_connected = is_connected
+        self._clock = clock
+
+    # --- giving away ---
+
+    async def issue(
+        self,
+        *,
+        dialect: str,
+        owner: str,
+        key: str,
+        kind: ScriptKind | None,
+        url: str,
+        terms: bytes,
+        gap_limit: int = GAP_LIMIT,
+    ) -> FreshAddress:
+        """Give the next address of a key away, and subscribe a URL to it.
+
+        Args:
+            key: an extended public key of an account, or a descriptor.
+            kind: of the scripts; None takes what the key says.
+            gap_limit: how many unused addresses in a row there may be.
+
+        Raises:
+            RequestError: ``bad-key``, ``bad-address-type``, ``bad-url``; ``unused-type`` where the wallet uses another
+                kind; ``gap-too-large``; 503 ``scan-pending`` while the key is looked at first; 503 ``no-server``.
+        """
+        check_owner(owner)
+        self._check_url(url)
+        chain, siblings = parse_receive_chains(key, self._network, kind=kind)
+        await self._scanner.wait_scanned(siblings, source=key)
+        if not self._is_connected():
+            raise RequestError(
+                "no server is connected, so nobody would see a payment", code="no-server", status_hint=503
+            )
+        is_tip_proved = self._is_tip_proved()
+        now = self._clock()
+
+        def work(db: Database) -> FreshAddress:
+            record = supplies.load_supply(db, chain.identity)
+            assert record is not None  # it was scanned just now
+            if kind is None:
+                _check_kind(db, record, siblings)
+            index, address = _next_unused(db, record, chain)
+            _check_gap(db, chain, index, gap_limit)
+            supplies.save_issued(db, record, index=index, address=address, owner=owner, url=url, now=int(now))
+            tip_height = chain_store.load_tip_height(db)
+            subscription = subscriptions.save_subscription(
+                db,
+                dialect=dialect,
+                owner=owner,
+                address=address,
+                url=url,
+                terms=terms,
+                now=int(now),
+                since_height=tip_height if is_tip_proved else None,
+                updates_terms=False,
+            )
+            reviews.review_new(db, self._policies, subscription, now=now)
+            return FreshAddress(address=address.text, index=index, url=url)
+
+        fresh = await self._store.transact(work)
+        self._ring_watches()
+        return fresh
+
+    async def gap(self, *, owner: str, key: str, kind: ScriptKind | None) -> int:
+        """Return how many addresses of a key were given away since the last one that was paid.
+
+        Raises:
+            RequestError: ``bad-key``; 404 ``xpub-not-found`` where this owner was never given one.
+        """
+        chain, _ = parse_receive_chains(key, self._network, kind=kind)
+
+        def work(db: Database) -> int | None:
+            record = supplies.load_supply(db, chain.identity)
+            if record is None or not supplies.has_issued(db, record, owner):
+                return None
+            return _gap_of(db, record)
+
+        found = await self._store.read(work)
+        if found is None:
+            raise RequestError("no address of this key was given away yet", code="xpub-not-found", status_hint=404)
+        return found
+
+    async def list(self) -> Sequence[SupplyState]:
+        """Return all supplies in use, oldest first."""
+
+        def work(db: Database) -> list[SupplyState]:
+            return [_state_of(db, record) for record in supplies.load_supplies(db)]
+
+        return await self._store.read(work)
+
+    async def show(self, chain_id: int, *, limit: int) -> tuple[SupplyState, Sequence[IssuedAddress]]:
+        """Return a supply, and the addresses that were given away, newest first.
+
+        Raises:
+            RequestError: 404 ``not-found``.
+        """
+
+        def work(db: Database) -> tuple[SupplyState, Sequence[IssuedAddress]] | None:
+            record = supplies.load_supply_by_id(db, chain_id)
+            return None if record is None else (_state_of(db, record), supplies.load_issued(db, chain_id, limit=limit))
+
+        found = await self._store.read(work)
+        if found is None:
+            raise RequestError(f"there is no key {chain_id}", code="not-found", status_hint=404)
+        return found
+
+
+def _next_unused(db: Database, record: SupplyRecord, chain: AddressChain) -> tuple[int, Address]:
+    """Return the next index and address that nobody was given, and to which no payment is known."""
+    index = record.next_index
+    while True:
+        address = chain.address_at(index)
+        if supplies.is_paid(db, address):
+            supplies.save_used(db, record, index)
+        elif not supplies.is_taken(db, address):
+            return index, address
+        index += 1
+
+
+def _check_gap(db: Database, chain: AddressChain, index: int, gap_limit: int) -> None:
+    record = supplies.load_supply(db, chain.identity)  # anew: addresses may have been found used
+    assert record is not None
+    if index - 1 - supplies.load_last_paid(db, record) >= gap_limit:
+        raise RequestError(
+            f"gap of {gap_limit} unused addresses is reached, want a payment to one of them or a new key",
+            code="gap-too-large",
+        )
+
+
+def _check_kind(db: Database, record: SupplyRecord, siblings: Sequence[AddressChain]) -> None:
+    """Refuse the kind that the prefix says where the wallet uses only others: it would not look there."""
+    if record.used_to >= 0 or record.next_index > 0:
+        return
+    others = [supplies.load_supply(db, chain.identity) for chain in siblings]
+    used = [other.kind for other in others if other is not None and other.used_to >= 0]
+    if used:
+        raise RequestError(
+            f"the wallet of this key uses {' and '.join(used)} addresses, its prefix says {record.kind}: "
+            f"pass address_type={used[0]}",
+            code="unused-type",
+        )
+
+
+def _gap_of(db: Database, record: SupplyRecord) -> int:
+    return record.next_index - 1 - supplies.load_last_paid(db, record)
+
+
+def _state_of(db: Database, record: SupplyRecord) -> SupplyState:
+    gap = _gap_of(db, record)
+    return SupplyState(record=record, gap=gap, left=max(0, GAP_LIMIT - gap))
