@@ -273,7 +273,6 @@ def test_use_found_later_is_taken_into_account(db: Database) -> None:
     assert (reload(db).used_to, reload(db).next_index) == (5, 6)
 
 
-
 def test_address_is_taken_whatever_supply_gave_it(db: Database) -> None:
     """An address that was given away is known by itself: two keys may lead to one script."""
     scanned(db)
