@@ -161,6 +161,7 @@ def test_block_is_told_at_its_depth(tipped: Database) -> None:
     for _ in range(3):
         headers += grow(tipped)
         assert wake(tipped)
+        assert not wake(tipped)
         counts.append(len(told(tipped)))
     assert counts == [1, 2, 3]
     assert told(tipped) == payloads_of(headers[:3])
@@ -270,6 +271,19 @@ def test_block_below_its_depth_that_leaves_is_never_told(tipped: Database) -> No
     others = reorg(tipped, 2, 3)
     wake(tipped)
     assert told(tipped) == payloads_of(others[:1])
+
+
+def test_new_block_waits_for_its_depth_too(tipped: Database) -> None:
+    """After a reorg the block in the place of one that was told is told once it has its own confirmations."""
+    subscribe_to_blocks(tipped, depth=3)
+    grow(tipped, 4)
+    wake(tipped)
+    hear_all(tipped)
+    others = reorg(tipped, 3, 2)
+    assert not wake(tipped)
+    grow(tipped, branch=1)
+    assert wake(tipped)
+    assert hear_all(tipped) == payloads_of(others[:1], first=FIRST + 1)
 
 
 def test_reorg_above_what_was_told_changes_nothing(tipped: Database) -> None:

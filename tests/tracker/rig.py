@@ -140,8 +140,13 @@ class Spine:
         url: str = "http://shop.example/",
         dialect: str = "ipn",
         terms: bytes | None = None,
+        since_height: int = 0,
     ) -> None:
-        """Subscribe a shop to a script, and have the source watch it."""
+        """Subscribe a shop to a script, and have the source watch it.
+
+        Args:
+            since_height: the tip at which it is made.
+        """
         await self.store.transact(
             lambda db: subscription_store.save_subscription(
                 db,
@@ -151,6 +156,7 @@ class Spine:
                 url=url,
                 terms=wire.encode_terms(wire.IpnTerms(max_confirms=depth)) if terms is None else terms,
                 now=int(NOW),
+                since_height=since_height,
             )
         )
         self.source.watch(scripthash_of(script), None)
