@@ -85,7 +85,8 @@ def claim_due(
         if host_room <= 0:
             continue  # the end of one of its attempts will ring again
         taken: set[int] = set()
-        for row in db.execute(_DUE, [host, now, host_room * LOOKED_THROUGH]):
+        # All at once: what a claim writes must not change what is still to be looked through.
+        for row in db.execute(_DUE, [host, now, host_room * LOOKED_THROUGH]).fetchall():
             subscription = subscription_of(row[MESSAGE_WIDTH + 1 :])
             if subscription.subscription_id not in taken:
                 taken.add(subscription.subscription_id)

@@ -74,6 +74,12 @@ def load_script(db: Database, scripthash: ScriptHash) -> ScriptRecord | None:
     )
 
 
+def load_addresses(db: Database, scripthashes: Iterable[ScriptHash]) -> dict[ScriptHash, str]:
+    """Return the addresses of scripts, as far as somebody wants them."""
+    found = ((scripthash, load_script(db, scripthash)) for scripthash in scripthashes)
+    return {scripthash: record.address for scripthash, record in found if record is not None}
+
+
 def _is_spent_from(db: Database, scripthash: ScriptHash) -> bool:
     return db.execute("SELECT 1 FROM spent_output WHERE scripthash = ? LIMIT 1", [scripthash]).fetchone() is not None
 

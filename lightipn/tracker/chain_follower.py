@@ -27,7 +27,6 @@ from lightipn.store import outbox as outbox_store
 from lightipn.store import reviews
 from lightipn.store import subscriptions as subscription_store
 from lightipn.store.database import Database
-from lightipn.tracker.events import log_events
 from lightipn.tracker.gate import CommitGate
 from lightipn.tracker.old_headers import OldHeaders
 from lightipn.tracker.server_tips import ServerTips
@@ -257,9 +256,8 @@ class ChainFollower:
             self.chain.apply(delta)
             for scripthash in unsettled:
                 self._wiring.source.recheck(scripthash, after_s=0.0)
-        self._log(delta, events)
-        if is_due:
-            self._wiring.ring()
+        self._log(delta, reverted=len(events))
+        await self._wiring.tell(events, is_due=is_due)
         if is_more:
             await self._wake()
 
@@ -308,13 +306,13 @@ class ChainFollower:
         ]
         return events, list(touched), any(due)
 
-    def _log(self, delta: ChainDelta, events: list[PaymentEvent]) -> None:
+    def _log(self, delta: ChainDelta, *, reverted: int) -> None:
         if delta.depth_blocks:
             log.warning(
                 "tracker.reorg_followed",
                 depth_blocks=delta.depth_blocks,
                 fork_height=delta.fork_height,
-                reverted_payments=len(events),
+                reverted_payments=reverted,
             )
         log.info(
             "tracker.chain_extended",
@@ -322,7 +320,6 @@ class ChainFollower:
             block_hash=hex_of(delta.connected[-1].block_hash),
             headers=len(delta.connected),
         )
-        log_events(events)
 
     def holds(self, db: Database, place: Place) -> bool:
         """Tell whether what was proved is still so: its block is on the stored chain, or below the checkpoint."""

@@ -247,7 +247,7 @@ class SpendWatcher:
 
         async with self._follower.gate.shared():
             events, is_due, is_done = await self._wiring.store.transact(work)
-        self._wiring.tell(events, is_due=is_due)
+        await self._wiring.tell(events, is_due=is_due)
         return is_done
 
     # --- vanishing ---
@@ -315,7 +315,7 @@ class SpendWatcher:
             return events, is_due, scripthashes
 
         events, is_due, scripthashes = await self._wiring.store.transact(work)
-        self._wiring.tell(events, is_due=is_due)
+        await self._wiring.tell(events, is_due=is_due)
         for scripthash in scripthashes:
             self._wiring.source.recheck(scripthash, after_s=0.0)
 

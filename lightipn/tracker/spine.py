@@ -179,7 +179,7 @@ class Tracker:
                     self._answer(update, recorded, is_complete, is_news=is_news, is_unwitnessed=is_unwitnessed)
             self._spends.disarm(event.txid for event in recorded.events if event.kind is EventKind.CONFIRMED)
             self._spends.arm(recorded.unconfirmed)
-            self._wiring.tell(recorded.events, is_due=recorded.is_due)
+            await self._wiring.tell(recorded.events, is_due=recorded.is_due)
         if is_complete and record.wanted_until is not None and record.absorbed_at is None:
             nursery.start_soon(self._settle_lookup, update.scripthash)
         self._tell_progress()

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from lightipn.chain.source import ChainSource
 from lightipn.ledger.events import PaymentEvent
 from lightipn.outbox.messages import Policy
+from lightipn.store import ledger as ledger_store
 from lightipn.store.database import Store
-from lightipn.tracker.events import log_events
+from lightipn.tracker.events import LOG_EVENTS_AT_MOST, log_events
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +27,10 @@ class Wiring:
     ring: Callable[[], None]
     clock: Callable[[], float]
 
-    def tell(self, events: Sequence[PaymentEvent], *, is_due: bool) -> None:
-        """Say what a commit did: to the log, and to the dispatcher."""
-        log_events(events)
+    async def tell(self, events: Sequence[PaymentEvent], *, is_due: bool) -> None:
+        """Say what a commit did: to the dispatcher, and to the log."""
         if is_due:
             self.ring()
+        if events:
+            named = {event.scripthash for event in events[:LOG_EVENTS_AT_MOST]}
+            log_events(events, await self.store.read(lambda db: ledger_store.load_addresses(db, named)))

@@ -210,7 +210,6 @@ def test_every_subscription_has_its_own_pace(tipped: Database) -> None:
     assert sorted(urls) == ["http://fast.example/"] * 3 + ["http://slow.example/"] * 2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("count", [BLOCKS_PAGE, BLOCKS_PAGE + 1, 2 * BLOCKS_PAGE + 7])
 def test_many_blocks_are_told_page_by_page(tipped: Database, count: int) -> None:
     """After a long downtime every block is told, in order, in transactions of a bounded size."""

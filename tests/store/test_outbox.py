@@ -325,7 +325,6 @@ def test_held_message_is_woken_for_the_day_its_owner_comes_back(tipped: Database
     assert len(claim(tipped, now=NOW + 1)[0]) == 1
 
 
-@pytest.mark.slow
 def test_tip_wakes_page_by_page(tipped: Database) -> None:
     """More messages than a page are woken in several transactions, each exactly once."""
     count = WOKEN_PAGE + 3

@@ -253,7 +253,6 @@ def test_settled_subscription_waits_for_its_depth(db: Database) -> None:
     assert told(db) == {txid_of(1): "open", txid_of(2): "open"}
 
 
-@pytest.mark.slow
 def test_new_subscriptions_are_settled_page_by_page(db: Database) -> None:
     """More than a page of them are settled in several transactions, each exactly once."""
     stand_at_tip(db)
