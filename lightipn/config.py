@@ -1,26 +1,23 @@
 """Configuration: TOML and environment to frozen values; every problem is reported at once, with its key.
 
-One table (``KEYS``) holds name, default, meaning and check of each key; the loader, the environment, ``lightipn init``
-and ``config.example.toml`` are all made from it.
+The loader and the environment are made from the table of all keys (``config_keys``).
 """
 
 import ipaddress
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lightipn import config_values as read
 from lightipn.bitcoin.network import NETWORKS, Network
+from lightipn.config_keys import ENVIRONMENT_PREFIX, KEYS
 from lightipn.config_values import IpNetwork
 from lightipn.errors import ConfigError
 
 DEFAULT_FILE = Path("lightipn.toml")
-ENVIRONMENT_PREFIX = "LIGHTIPN_"
 CONFIG_VARIABLE = "LIGHTIPN_CONFIG"
-DIALECTS = ("ipn", "callback", "receive")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,188 +98,6 @@ class Config:
     log: LogConfig
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
-    """One key: where it stands, its default, how it is read, and what it means.
-
-    Args:
-        shown: how the example writes it where that differs from the default; it is then a comment.
-    """
-
-    section: str
-    name: str
-    default: Any
-    read: Callable[[Any], Any]
-    meaning: str
-    shown: str = ""
-
-    @property
-    def path(self) -> str:
-        """The key as an operator says it, such as ``api.bind``."""
-        return f"{self.section}.{self.name}" if self.section else self.name
-
-    @property
-    def variable(self) -> str:
-        """The environment variable that overrides it."""
-        return ENVIRONMENT_PREFIX + self.path.replace(".", "_").upper()
-
-
-KEYS = (
-    Key("", "network", "mainnet", read.choice(*NETWORKS), "Network: mainnet, testnet4, signet or regtest."),
-    Key("", "backend", "electrum", read.choice("electrum"), "Where evidence about the chain comes from: electrum."),
-    Key("", "database", "lightipn.db", read.path, "The one file that holds everything. Its folder must be writable."),
-    Key(
-        "api",
-        "bind",
-        "127.0.0.1:8080",
-        read.bind,
-        "Address and port of the HTTP API. Keep it local, or put TLS before it.",
-    ),
-    Key(
-        "api",
-        "public_url",
-        "",
-        read.url,
-        "How shops reach the API from outside, for links in answers. Empty: as they called it.",
-        shown='"https://ipn.example.com"',
-    ),
-    Key(
-        "api",
-        "anonymous",
-        [],
-        read.list_of(read.choice(*DIALECTS)),
-        'Dialects that need no API key, such as ["ipn"]. Default none.',
-    ),
-    Key(
-        "electrum",
-        "servers",
-        [],
-        read.list_of(read.server),
-        "Electrum servers: ssl://host:port, tcp://host:port or host:port:s|t; #fingerprint (SHA-256 of its\n"
-        "# certificate) may follow. Each counts as independent. Empty: the built-in public ones.",
-    ),
-    Key("electrum", "connections", 3, read.integer(1, 20), "Servers in use at a time, where so many are there."),
-    Key("electrum", "redundancy", 3, read.integer(1, 20), "Servers on which each address is watched, of those in use."),
-    Key(
-        "electrum",
-        "min_seen_by",
-        2,
-        read.integer(1, 20),
-        "Servers that must hold an unconfirmed payment before it is told; never more than are in use.",
-    ),
-    Key(
-        "electrum",
-        "drop_after_s",
-        600,
-        read.number(1, 86400),
-        "Seconds for which every server must deny an unconfirmed payment before it is told as dropped.",
-    ),
-    Key("electrum", "ban_s", 86400, read.number(0, 31536000), "Seconds for which a server that lied is not used."),
-    Key(
-        "electrum",
-        "proxy",
-        "",
-        read.proxy,
-        "SOCKS5 proxy for all servers, such as Tor; it resolves the names, and onion servers need it. Default none.",
-        shown='"socks5://127.0.0.1:9050"',
-    ),
-    Key(
-        "electrum",
-        "allow_plaintext",
-        False,
-        read.boolean,
-        "Whether tcp:// servers on public addresses may be used; whoever is on the way can read and change all.",
-    ),
-    Key(
-        "electrum", "sweep_interval_s", 600, read.number(10, 86400), "Seconds in which every watch is asked again once."
-    ),
-    Key("delivery", "timeout_s", 15, read.number(0.1, 300), "Seconds for one whole callback attempt."),
-    Key("delivery", "max_in_flight", 64, read.integer(1, 1000), "Callback attempts under way at a time."),
-    Key(
-        "delivery",
-        "max_in_flight_per_host",
-        8,
-        read.integer(1, 1000),
-        "The same for one host and port of a callback URL.",
-    ),
-    Key(
-        "delivery",
-        "allow_networks",
-        [],
-        read.list_of(read.ip_network),
-        "Networks (CIDR) that callbacks may reach although they are not public. Whoever holds an API key names the\n"
-        "# URLs, and could probe every network listed here: list your shop's own address only. Default none.",
-        shown='["127.0.0.1/32"]',
-    ),
-    Key(
-        "delivery",
-        "proxy",
-        "",
-        read.proxy,
-        "SOCKS5 proxy for callbacks; it resolves names. Networks allowed above are reached directly. Default none.",
-        shown='"socks5://127.0.0.1:9050"',
-    ),
-    Key(
-        "dialects.ipn",
-        "xpub",
-        "",
-        lambda value: read.text(value).strip(),
-        "Extended public key or descriptor: child N is the address of user N (/btc?user_id=N). Default none.",
-        shown='"zpub6..."',
-    ),
-    Key(
-        "dialects.ipn",
-        "auth_token_file",
-        "",
-        read.secret_file,
-        "File with a secret that is sent with each IPN as the header IPN-Auth1. Default none.",
-        shown='"ipn-auth.txt"',
-    ),
-    Key(
-        "dialects.ipn",
-        "confirmations",
-        3,
-        read.integer(1, 1000),
-        "Blocks: the depth at which /btc counts as confirmed.",
-    ),
-    Key(
-        "dialects.ipn",
-        "max_retry_interval_s",
-        3600,
-        read.number(1, 86400),
-        "Seconds: the longest pause between two IPNs.",
-    ),
-    Key(
-        "dialects.callback",
-        "retries",
-        3,
-        read.integer(0, 1000),
-        "How often a callback is sent again, unless acknowledged.",
-    ),
-    Key("dialects.callback", "retry_period_s", 120, read.number(1, 86400), "Seconds between two sends of a callback."),
-    Key(
-        "dialects.callback",
-        "confirmations",
-        3,
-        read.integer(1, 1000),
-        "Blocks: the depth at which a payment becomes a callback.",
-    ),
-    Key(
-        "dialects.callback",
-        "zero_conf",
-        False,
-        read.boolean,
-        "Whether there is a callback at 0 confirmations too; the body then has the field confirmations.",
-    ),
-    Key("log", "level", "info", read.choice("debug", "info", "warning", "error"), "Least level that is logged."),
-    Key(
-        "log",
-        "format",
-        "auto",
-        read.choice("auto", "json", "text"),
-        "json, text, or auto: text on a terminal, else json.",
-    ),
-)
 _BY_PATH = {key.path: key for key in KEYS}
 _SECTIONS = {key.section for key in KEYS}
 
@@ -395,29 +210,3 @@ def _config_of(checked: Mapping[str, Any]) -> Config:
         callback=CallbackConfig(**section("dialects.callback")),
         log=LogConfig(**section("log")),
     )
-
-
-def example_text() -> str:
-    """Return the commented configuration: every key, its meaning, and its default."""
-    lines = [
-        "# LightIPN configuration. Every key with its default; a key that is left out has that default.",
-        "# The environment overrides any key: LIGHTIPN_<SECTION>_<KEY>, such as LIGHTIPN_API_BIND.",
-    ]
-    section = ""
-    for key in KEYS:
-        if key.section != section:
-            section = key.section
-            lines += ["", f"[{section}]"]
-        else:
-            lines.append("")
-        lines.append(f"# {key.meaning}")
-        lines.append(f"# {key.name} = {key.shown}" if key.shown else f"{key.name} = {_toml(key.default)}")
-    return "\n".join(lines) + "\n"
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, list):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f'"{value}"' if isinstance(value, str) else str(value)

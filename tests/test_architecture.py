@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lightipn import config
+from lightipn import config_keys
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lightipn"
@@ -204,7 +204,7 @@ def dialect_modules(*names: str) -> list[Path]:
 def test_every_dialect_is_looked_at() -> None:
     """The dialects that a configuration may name are those there are, each of a policy, a wire and routes."""
     folders = {file.parent.name for file in (PACKAGE / "dialects").glob("*/__init__.py")}
-    assert folders == set(config.DIALECTS) == set(DIALECTS)
+    assert folders == set(config_keys.DIALECTS) == set(DIALECTS)
     for dialect in DIALECTS:
         files = {file.stem for file in (PACKAGE / "dialects" / dialect).rglob("*.py")}
         assert files == {"__init__", "policy", "wire", "routes"}, dialect

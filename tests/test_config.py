@@ -8,7 +8,6 @@ import pytest
 
 from lightipn.bitcoin.network import MAINNET, REGTEST, TESTNET4
 from lightipn.config import (
-    KEYS,
     ApiConfig,
     CallbackConfig,
     Config,
@@ -16,9 +15,9 @@ from lightipn.config import (
     ElectrumConfig,
     IpnConfig,
     LogConfig,
-    example_text,
     load_config,
 )
+from lightipn.config_keys import KEYS, example_text
 from lightipn.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]

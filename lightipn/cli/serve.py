@@ -8,7 +8,8 @@ import typer
 from lightipn.app import serve_until_signalled
 from lightipn.cli.output import console, print_facts
 from lightipn.cli.run import ConfigOption, configured, errors, reported_errors
-from lightipn.config import DEFAULT_FILE, example_text, load_config
+from lightipn.config import DEFAULT_FILE, load_config
+from lightipn.config_keys import example_text
 
 
 def serve(config: ConfigOption = None) -> None:
