@@ -40,7 +40,8 @@ from lightipn.parts import (
     policies_of,
     servers_of,
 )
-from lightipn.service.desk import Doorbells, Service, no_bell
+from lightipn.service.desk import Service
+from lightipn.service.ground import Doorbells, Ground, no_bell
 from lightipn.store import servers as server_store
 from lightipn.store.database import Store, open_store, sole_service
 from lightipn.tracker.spine import Tracker, open_tracker
@@ -79,15 +80,17 @@ async def open_service_tools(config: Config, *, creates: bool = False) -> AsyncI
         raise StoreError(f"there is no database {config.database}; is this the service's folder and configuration?")
     async with open_store(config.database, config.network.name, threaded=False, upgrades=False) as store:
         yield Service(
-            store=store,
-            network=config.network,
-            policies=policies_of(config),
-            check_url=address_rules_of(config).check_url,
-            bells=Doorbells(watches=no_bell, messages=no_bell),
-            progress=trio.Event,
-            is_tip_proved=lambda: False,
-            is_connected=lambda: False,
-            clock=time.time,
+            Ground(
+                store=store,
+                network=config.network,
+                policies=policies_of(config),
+                check_url=address_rules_of(config).check_url,
+                bells=Doorbells(watches=no_bell, messages=no_bell),
+                progress=trio.Event,
+                is_tip_proved=lambda: False,
+                is_connected=lambda: False,
+                clock=time.time,
+            )
         )
 
 
@@ -142,15 +145,17 @@ async def _build(config: Config, store: Store, sender: Sender, rules: AddressRul
     keeper = WatchKeeper(store, source)
     await keeper.load()
     service = Service(
-        store=store,
-        network=config.network,
-        policies=policies,
-        check_url=rules.check_url,
-        bells=Doorbells(watches=keeper.ring, messages=dispatcher.ring),
-        progress=tracker.progress,
-        is_tip_proved=lambda: tracker.follower.is_tip_proved,
-        is_connected=lambda: bool(source.connected()),
-        clock=time.time,
+        Ground(
+            store=store,
+            network=config.network,
+            policies=policies,
+            check_url=rules.check_url,
+            bells=Doorbells(watches=keeper.ring, messages=dispatcher.ring),
+            progress=tracker.progress,
+            is_tip_proved=lambda: tracker.follower.is_tip_proved,
+            is_connected=lambda: bool(source.connected()),
+            clock=time.time,
+        )
     )
     return _Rooms(
         config=config,

@@ -1,28 +1,23 @@
 """What was told, as the owners of the subscriptions see it; and acknowledging it from outside."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 from lightipn.errors import RequestError
-from lightipn.outbox.messages import Policy
+from lightipn.service.ground import Ground
 from lightipn.store import callbacks, outbox, reviews
 from lightipn.store.callbacks import Call
 from lightipn.store.callbacks import Callback as Callback
-from lightipn.store.database import Database, Store
+from lightipn.store.database import Database
 
 MOST_CALLS_SHOWN = 1000
 
 
 class Callbacks:
-    """Messages of one dialect and owner at a time; everybody else's are not there.
+    """Messages of one dialect and owner at a time; everybody else's are not there."""
 
-    Args:
-        clock: unix seconds.
-    """
-
-    def __init__(self, store: Store, *, policies: Mapping[str, Policy], clock: Callable[[], float]) -> None:
-        self._store = store
-        self._policies = policies
-        self._clock = clock
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self._store = ground.store
 
     async def show(self, message_id: str, *, owner: str, dialect: str) -> Callback:
         """Return a message.
@@ -66,7 +61,7 @@ class Callbacks:
         Raises:
             RequestError: 404 ``not-found``; 403 ``already-acknowledged``.
         """
-        now = self._clock()
+        now = self._ground.clock()
 
         def work(db: Database) -> Callback:
             found = callbacks.load_callback(db, owner=owner, dialect=dialect, message_id=message_id)
@@ -75,7 +70,7 @@ class Callbacks:
             if found.message.acknowledged_at is not None:
                 raise RequestError("Callback was already acknowledged", code="already-acknowledged", status_hint=403)
             outbox.save_message(db, found.message_key, found.message.acknowledged(now=now))
-            reviews.review_heard(db, self._policies, found.subscription.subscription_id, now=now)
+            reviews.review_heard(db, self._ground.policies, found.subscription.subscription_id, now=now)
             after = callbacks.load_callback(db, owner=owner, dialect=dialect, message_id=message_id)
             assert after is not None  # it was there a moment ago, in this very transaction
             return after

@@ -1,24 +1,19 @@
 """Deliveries as the operator sees them, and sending one again."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from lightipn.errors import RequestError
+from lightipn.service.ground import Ground
 from lightipn.store import deliveries
-from lightipn.store.database import Database, Store
+from lightipn.store.database import Database
 
 
 class Deliveries:
-    """What was told to whom, and what came of it.
+    """What was told to whom, and what came of it."""
 
-    Args:
-        ring_messages: something may be due.
-        clock: unix seconds.
-    """
-
-    def __init__(self, store: Store, *, ring_messages: Callable[[], None], clock: Callable[[], float]) -> None:
-        self._store = store
-        self._ring_messages = ring_messages
-        self._clock = clock
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self._store = ground.store
 
     async def list(self, *, limit: int, is_pending_only: bool = False) -> Sequence[deliveries.Delivery]:
         """Return messages, newest first."""
@@ -47,10 +42,10 @@ class Deliveries:
         Raises:
             RequestError: ``unknown-delivery``.
         """
-        now = self._clock()
+        now = self._ground.clock()
         if not await self._store.transact(lambda db: deliveries.make_due(db, message_key, now=now)):
             raise _unknown_delivery(message_key)
-        self._ring_messages()
+        self._ground.bells.messages()
 
 
 def _unknown_delivery(message_key: int) -> RequestError:

@@ -3,7 +3,7 @@
 import trio
 
 from lightipn.errors import RequestError
-from lightipn.store.database import Store
+from lightipn.service.ground import Ground
 from lightipn.store.events import EventPage as EventPage  # what routes are answered with: they may not see the store
 from lightipn.store.events import RecordedEvent as RecordedEvent
 from lightipn.store.events import load_events
@@ -16,8 +16,8 @@ LOOK_AGAIN_S = 1.0
 class Feed:
     """The events of a database, page by page."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, ground: Ground) -> None:
+        self._store = ground.store
 
     async def events(self, *, after: int, limit: int, owner: str | None) -> EventPage:
         """Return the next events after a number; the page's ``next_after`` is the number to go on with.

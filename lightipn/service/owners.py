@@ -5,8 +5,8 @@ import secrets
 from collections.abc import Callable, Sequence
 
 from lightipn.errors import RequestError
+from lightipn.service.ground import Ground
 from lightipn.store import keys
-from lightipn.store.database import Store
 
 KEY_PREFIX = "lipn_"
 FIRST_OWNER = "shop"
@@ -26,17 +26,11 @@ def check_owner(name: str) -> None:
 
 
 class Owners:
-    """Who may call: secrets, and the names they stand for.
+    """Who may call: secrets, and the names they stand for."""
 
-    Args:
-        ring_messages: an owner's held messages may be due again.
-        clock: unix seconds.
-    """
-
-    def __init__(self, store: Store, *, ring_messages: Callable[[], None], clock: Callable[[], float]) -> None:
-        self._store = store
-        self._ring_messages = ring_messages
-        self._clock = clock
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self._store = ground.store
 
     async def create_key(self, name: str) -> str:
         """Make a secret for an owner and return it; only its hash is kept.
@@ -47,7 +41,7 @@ class Owners:
         check_owner(name)
         secret = _new_secret()
         await self._save(name, secret)
-        self._ring_messages()
+        self._ground.bells.messages()
         return secret
 
     async def create_first_key(self, show: Callable[[str], None]) -> None:
@@ -63,7 +57,7 @@ class Owners:
         await self._save(FIRST_OWNER, secret)
 
     async def _save(self, name: str, secret: str) -> None:
-        now = int(self._clock())
+        now = int(self._ground.clock())
         await self._store.transact(lambda db: keys.save_key(db, name=name, secret=secret, now=now))
 
     async def owner_of(self, secret: str) -> str | None:
@@ -76,7 +70,7 @@ class Owners:
 
     async def revoke_keys(self, name: str, *, key_id: int | None = None) -> int:
         """Revoke an owner's secrets, or one of them; return how many were good until now."""
-        now = int(self._clock())
+        now = int(self._ground.clock())
         return await self._store.transact(lambda db: keys.revoke_keys(db, name=name, key_id=key_id, now=now))
 
 

@@ -1,6 +1,6 @@
 """Looking at the addresses of an extended key before the first is given away: which were used, and of which kind."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import structlog
@@ -8,10 +8,10 @@ import trio
 
 from lightipn.bitcoin.address import Address
 from lightipn.bitcoin.extended_key import AddressChain, parse_receive_chains
-from lightipn.bitcoin.network import Network
 from lightipn.errors import RequestError
+from lightipn.service.ground import Ground
 from lightipn.store import ledger, supplies
-from lightipn.store.database import Database, Store
+from lightipn.store.database import Database
 from lightipn.store.supplies import SupplyRecord
 
 # BIP-44: a wallet looks at 20 unused addresses in a row, and not further.
@@ -27,28 +27,11 @@ log = structlog.get_logger("service")
 
 
 class Scanner:
-    """Scans supplies of addresses.
+    """Scans supplies of addresses."""
 
-    Args:
-        ring_watches: a script was added, or must be asked again.
-        progress: returns an event that is set when the next history has been committed.
-        clock: unix seconds.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        network: Network,
-        *,
-        ring_watches: Callable[[], None],
-        progress: Callable[[], trio.Event],
-        clock: Callable[[], float],
-    ) -> None:
-        self._store = store
-        self._network = network
-        self._ring_watches = ring_watches
-        self._progress = progress
-        self._clock = clock
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self._store = ground.store
         self._asked = trio.Event()
         self._scanned = trio.Event()
         self._under_way: set[int] = set()
@@ -77,7 +60,7 @@ class Scanner:
         )
 
     async def _begin(self, chains: Sequence[AddressChain], source: str) -> None:
-        now = int(self._clock())
+        now = int(self._ground.clock())
 
         def work(db: Database) -> None:
             if all(supplies.load_supply(db, chain.identity) for chain in chains):
@@ -118,7 +101,7 @@ class Scanner:
         self._scanned = trio.Event()
 
     def _chain_of(self, record: SupplyRecord) -> AddressChain:
-        _, siblings = parse_receive_chains(record.source, self._network)
+        _, siblings = parse_receive_chains(record.source, self._ground.network)
         for chain in siblings:
             if chain.identity == record.identity:
                 return chain
@@ -146,17 +129,17 @@ class Scanner:
         """Have addresses looked up, and return which have a history."""
         while True:
             await self._store.transact(partial(self._want, addresses=addresses))
-            self._ring_watches()
+            self._ground.bells.watches()
             with trio.move_on_after(ledger.LOOKUP_KEEP_S / 2):  # then they are wanted anew, before they are forgotten
                 while True:
-                    progress = self._progress()
+                    progress = self._ground.progress()
                     used = await self._store.read(lambda db: [supplies.is_used(db, address) for address in addresses])
                     if None not in used:
                         return used
                     await progress.wait()
 
     def _want(self, db: Database, *, addresses: Sequence[Address]) -> None:
-        until = int(self._clock()) + ledger.LOOKUP_KEEP_S
+        until = int(self._ground.clock()) + ledger.LOOKUP_KEEP_S
         for address in addresses:
             # One that is watched, and was never paid, has no reason to be worked in but this one.
             record = ledger.load_script(db, address.scripthash)

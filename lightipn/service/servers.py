@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 
 from lightipn.errors import RequestError
+from lightipn.service.ground import Ground
 from lightipn.store import evidence, servers
-from lightipn.store.database import Database, Store
+from lightipn.store.database import Database
 
 
 class Servers:
     """The servers as the database knows them. A change needs no bell: the running service looks at the database."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, ground: Ground) -> None:
+        self._store = ground.store
 
     async def list_evidence(self, *, limit: int) -> Sequence[evidence.Evidence]:
         """Return what servers were caught with, newest first."""

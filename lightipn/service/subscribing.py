@@ -1,15 +1,15 @@
 """Subscribing URLs to addresses."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lightipn.bitcoin.address import Address, parse_address
-from lightipn.bitcoin.network import Network
 from lightipn.errors import RequestError
-from lightipn.outbox.messages import LIVE, Policy, Subscription, SubscriptionState
+from lightipn.outbox.messages import LIVE, Subscription, SubscriptionState
+from lightipn.service.ground import Ground
 from lightipn.service.owners import check_owner
 from lightipn.store import chain, reviews, subscriptions
-from lightipn.store.database import Database, Store
+from lightipn.store.database import Database
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,36 +33,11 @@ class Wish:
 
 
 class Subscriptions:
-    """Which URL is told of which address.
+    """Which URL is told of which address."""
 
-    Args:
-        check_url: raises ``RequestError`` for a callback URL that must not be registered.
-        ring_watches: scripts were added or removed.
-        ring_messages: something may be due.
-        is_tip_proved: whether our tip was proved since the start: before, nobody knows what is of the past.
-        clock: unix seconds.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        network: Network,
-        *,
-        policies: Mapping[str, Policy],
-        check_url: Callable[[str], None],
-        ring_watches: Callable[[], None],
-        ring_messages: Callable[[], None],
-        is_tip_proved: Callable[[], bool],
-        clock: Callable[[], float],
-    ) -> None:
-        self._store = store
-        self._network = network
-        self._policies = policies
-        self._check_url = check_url
-        self._ring_watches = ring_watches
-        self._ring_messages = ring_messages
-        self._is_tip_proved = is_tip_proved
-        self._clock = clock
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self._store = ground.store
 
     async def subscribe(self, wish: Wish, *, dialect: str, owner: str) -> Subscription:
         """Subscribe a URL to an address, and return the subscription.
@@ -87,7 +62,7 @@ class Subscriptions:
             RequestError: ``bad-name``.
         """
         check_owner(owner)
-        now = self._clock()
+        now = self._ground.clock()
         outcomes: list[Subscription | RequestError | None] = [None] * len(wishes)
         good: list[tuple[int, Address, Wish]] = []
         for number, wish in enumerate(wishes):
@@ -95,7 +70,7 @@ class Subscriptions:
                 good.append((number, self._checked(wish, now=now), wish))
             except RequestError as error:
                 outcomes[number] = error
-        is_tip_proved = self._is_tip_proved()
+        is_tip_proved = self._ground.is_tip_proved()
 
         def work(db: Database) -> list[tuple[int, Subscription]]:
             tip_height = chain.load_tip_height(db)
@@ -115,18 +90,18 @@ class Subscriptions:
                     prolongs=wish.prolongs,
                 )
                 made.append((number, subscription))
-                reviews.review_new(db, self._policies, subscription, now=now)
+                reviews.review_new(db, self._ground.policies, subscription, now=now)
             return made
 
         for number, subscription in await self._store.transact(work):
             outcomes[number] = subscription
-        self._ring_watches()
-        self._ring_messages()
+        self._ground.bells.watches()
+        self._ground.bells.messages()
         return [outcome for outcome in outcomes if outcome is not None]
 
     def _checked(self, wish: Wish, *, now: float) -> Address:
-        address = parse_address(wish.address, self._network)
-        self._check_url(wish.url)
+        address = parse_address(wish.address, self._ground.network)
+        self._ground.check_url(wish.url)
         if wish.expires_at is not None and wish.expires_at <= now:
             raise RequestError("expiration is in the past", code="bad-expiration")
         return address
@@ -152,10 +127,10 @@ class Subscriptions:
             RequestError: ``bad-url``, ``bad-name``; ``bad-height`` where the height has passed; 503 ``not-ready``.
         """
         check_owner(owner)
-        self._check_url(url)
-        if not self._is_tip_proved():
+        self._ground.check_url(url)
+        if not self._ground.is_tip_proved():
             raise RequestError("the chain is being proved; ask again in a while", code="not-ready", status_hint=503)
-        now = int(self._clock())
+        now = int(self._ground.clock())
 
         def work(db: Database) -> Subscription:
             next_height = chain.load_tip_height(db) + 1
@@ -201,8 +176,8 @@ class Subscriptions:
         Raises:
             RequestError: ``bad-address``.
         """
-        scripthash = parse_address(address, self._network).scripthash if address else None
-        now = int(self._clock())
+        scripthash = parse_address(address, self._ground.network).scripthash if address else None
+        now = int(self._ground.clock())
         return await self._store.read(
             lambda db: subscriptions.load_page(
                 db,
@@ -225,19 +200,19 @@ class Subscriptions:
         Raises:
             RequestError: 404 ``not-found``.
         """
-        now = self._clock()
+        now = self._ground.clock()
 
         def work(db: Database) -> Subscription:
             found = _load_owned(db, subscription_id, owner=owner, dialect=dialect)
             if withdraws:
                 reviews.drop_subscription(db, found, now=now)
             elif found.state_at(now) in LIVE:
-                reviews.end_subscription(db, self._policies, found, SubscriptionState.CANCELED, now=now)
+                reviews.end_subscription(db, self._ground.policies, found, SubscriptionState.CANCELED, now=now)
             return _load_owned(db, subscription_id, owner=owner, dialect=dialect)
 
         canceled = await self._store.transact(work)
-        self._ring_watches()
-        self._ring_messages()
+        self._ground.bells.watches()
+        self._ground.bells.messages()
         return canceled
 
     async def list(self, *, address: str = "", limit: int | None = None) -> Sequence[Subscription]:
@@ -246,7 +221,7 @@ class Subscriptions:
         Raises:
             RequestError: ``bad-address``.
         """
-        scripthash = parse_address(address, self._network).scripthash if address else None
+        scripthash = parse_address(address, self._ground.network).scripthash if address else None
         return await self._store.read(
             lambda db: list(subscriptions.load_subscriptions(db, scripthash=scripthash, limit=limit))
         )
@@ -257,9 +232,9 @@ class Subscriptions:
         Raises:
             RequestError: ``bad-address``.
         """
-        scripthash = parse_address(address, self._network).scripthash
+        scripthash = parse_address(address, self._ground.network).scripthash
         removed = await self._store.transact(lambda db: subscriptions.remove_subscriptions(db, scripthash, url=url))
-        self._ring_watches()
+        self._ground.bells.watches()
         return removed
 
 

@@ -1,18 +1,17 @@
 """Fresh addresses out of extended keys: one index a call, never given twice."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightipn.bitcoin.address import Address
 from lightipn.bitcoin.extended_key import AddressChain, ScriptKind, parse_receive_chains
-from lightipn.bitcoin.network import Network
 from lightipn.errors import RequestError
-from lightipn.outbox.messages import Policy
+from lightipn.service.ground import Ground
 from lightipn.service.owners import check_owner
 from lightipn.service.scanning import GAP_LIMIT, Scanner
 from lightipn.store import chain as chain_store
 from lightipn.store import reviews, subscriptions, supplies
-from lightipn.store.database import Database, Store
+from lightipn.store.database import Database
 from lightipn.store.supplies import IssuedAddress, SupplyRecord
 
 MOST_GAP_LIMIT = 100_000
@@ -42,38 +41,12 @@ class SupplyState:
 
 
 class Supplies:
-    """Gives addresses away.
+    """Gives addresses away."""
 
-    Args:
-        check_url: raises ``RequestError`` for a callback URL that must not be registered.
-        ring_watches: a script was added, or must be asked again.
-        is_tip_proved: whether our tip was proved since the start.
-        is_connected: whether a server is there that would tell of payments.
-        clock: unix seconds.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        network: Network,
-        *,
-        policies: Mapping[str, Policy],
-        scanner: Scanner,
-        check_url: Callable[[str], None],
-        ring_watches: Callable[[], None],
-        is_tip_proved: Callable[[], bool],
-        is_connected: Callable[[], bool],
-        clock: Callable[[], float],
-    ) -> None:
-        self._store = store
-        self._network = network
-        self._policies = policies
+    def __init__(self, ground: Ground, scanner: Scanner) -> None:
+        self._ground = ground
+        self._store = ground.store
         self._scanner = scanner
-        self._check_url = check_url
-        self._ring_watches = ring_watches
-        self._is_tip_proved = is_tip_proved
-        self._is_connected = is_connected
-        self._clock = clock
 
     # --- giving away ---
 
@@ -100,15 +73,15 @@ class Supplies:
                 kind; ``gap-too-large``; 503 ``scan-pending`` while the key is looked at first; 503 ``no-server``.
         """
         check_owner(owner)
-        self._check_url(url)
-        chain, siblings = parse_receive_chains(key, self._network, kind=kind)
+        self._ground.check_url(url)
+        chain, siblings = parse_receive_chains(key, self._ground.network, kind=kind)
         await self._scanner.wait_scanned(siblings, source=key)
-        if not self._is_connected():
+        if not self._ground.is_connected():
             raise RequestError(
                 "no server is connected, so nobody would see a payment", code="no-server", status_hint=503
             )
-        is_tip_proved = self._is_tip_proved()
-        now = self._clock()
+        is_tip_proved = self._ground.is_tip_proved()
+        now = self._ground.clock()
 
         def work(db: Database) -> FreshAddress:
             record = supplies.load_supply(db, chain.identity)
@@ -130,11 +103,11 @@ class Supplies:
                 since_height=tip_height if is_tip_proved else None,
                 updates_terms=False,
             )
-            reviews.review_new(db, self._policies, subscription, now=now)
+            reviews.review_new(db, self._ground.policies, subscription, now=now)
             return FreshAddress(address=address.text, index=index, url=url)
 
         fresh = await self._store.transact(work)
-        self._ring_watches()
+        self._ground.bells.watches()
         return fresh
 
     async def gap(self, *, owner: str, key: str, kind: ScriptKind | None) -> int:
@@ -143,7 +116,7 @@ class Supplies:
         Raises:
             RequestError: ``bad-key``; 404 ``xpub-not-found`` where this owner was never given one.
         """
-        chain, _ = parse_receive_chains(key, self._network, kind=kind)
+        chain, _ = parse_receive_chains(key, self._ground.network, kind=kind)
 
         def work(db: Database) -> int | None:
             record = supplies.load_supply(db, chain.identity)

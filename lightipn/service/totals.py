@@ -1,16 +1,14 @@
 """What addresses received, and looking up those that are not watched."""
 
-from collections.abc import Callable
-
 import trio
 
 from lightipn.bitcoin.address import Address, parse_address
 from lightipn.bitcoin.hashes import ScriptHash
-from lightipn.bitcoin.network import Network
 from lightipn.errors import RequestError
 from lightipn.ledger.entries import ReceivedTotals, totals_of
+from lightipn.service.ground import Ground
 from lightipn.store import chain, ledger
-from lightipn.store.database import Database, Store
+from lightipn.store.database import Database
 
 LOOKUPS_AT_ONCE = 4
 LOOKUP_WAIT_S = 10.0
@@ -18,28 +16,11 @@ MOST_LOOKUPS = 5000
 
 
 class Totals:
-    """What addresses received, whether they are watched or not.
+    """What addresses received, whether they are watched or not."""
 
-    Args:
-        ring_watches: a script was added, or must be asked again.
-        progress: returns an event that is set when the next history has been committed.
-        clock: unix seconds.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        network: Network,
-        *,
-        ring_watches: Callable[[], None],
-        progress: Callable[[], trio.Event],
-        clock: Callable[[], float],
-    ) -> None:
-        self._store = store
-        self._network = network
-        self._ring_watches = ring_watches
-        self._progress = progress
-        self._clock = clock
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self._store = ground.store
         self._lookup_slots = trio.CapacityLimiter(LOOKUPS_AT_ONCE)
         self._lookups: dict[ScriptHash, trio.Event] = {}
 
@@ -53,7 +34,7 @@ class Totals:
             RequestError: ``bad-address``; ``lookup-pending`` (503) if it is not there within 10 s, the work goes
                 on; ``too-many-lookups`` (503); ``history-too-long`` (503) past 1,000 entries.
         """
-        checked = parse_address(address, self._network)
+        checked = parse_address(address, self._ground.network)
         found = await self.known_received(address, confirmations=confirmations)
         with trio.move_on_after(LOOKUP_WAIT_S):
             while found is None:  # a lookup that was joined may have been given up by the caller who began it
@@ -71,7 +52,7 @@ class Totals:
         Raises:
             RequestError: ``bad-address``; 503 if its history cannot be read.
         """
-        checked = parse_address(address, self._network)
+        checked = parse_address(address, self._ground.network)
 
         def work(db: Database) -> tuple[ledger.ScriptRecord | None, ReceivedTotals | None]:
             record = ledger.load_script(db, checked.scripthash)
@@ -88,7 +69,7 @@ class Totals:
                 f"the history of this address cannot be read ({record.trouble})", code=record.trouble, status_hint=503
             )
         if record is not None and totals is not None and record.wanted_until is not None:
-            until = int(self._clock()) + ledger.LOOKUP_KEEP_S
+            until = int(self._ground.clock()) + ledger.LOOKUP_KEEP_S
             if until - record.wanted_until > ledger.LOOKUP_KEEP_S // 2:  # not a write for every poll
                 await self._store.transact(lambda db: ledger.want_script(db, checked, until=until, must_ask=False))
         return totals
@@ -104,7 +85,7 @@ class Totals:
             async with self._lookup_slots:
                 await self.request_lookup(address)
                 while True:
-                    progress = self._progress()  # taken before the look, so that nothing is missed in between
+                    progress = self._ground.progress()  # taken before the look, so that nothing is missed in between
                     if await self._store.read(lambda db: _is_settled(db, address.scripthash)):
                         return
                     await progress.wait()
@@ -118,7 +99,7 @@ class Totals:
         Raises:
             RequestError: 503 ``too-many-lookups``.
         """
-        until = int(self._clock()) + ledger.LOOKUP_KEEP_S
+        until = int(self._ground.clock()) + ledger.LOOKUP_KEEP_S
 
         def work(db: Database) -> None:
             is_new = ledger.load_script(db, address.scripthash) is None
@@ -131,7 +112,7 @@ class Totals:
             ledger.want_script(db, address, until=until, must_ask=True)
 
         await self._store.transact(work)
-        self._ring_watches()
+        self._ground.bells.watches()
 
 
 def _is_settled(db: Database, scripthash: ScriptHash) -> bool:

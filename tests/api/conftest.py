@@ -17,7 +17,8 @@ from lightipn.api.owners import Doorkeeper
 from lightipn.api.parameters import parameters_of
 from lightipn.bitcoin.network import REGTEST
 from lightipn.errors import RequestError, StoreError
-from lightipn.service.desk import Doorbells, Service, no_bell
+from lightipn.service.desk import Service
+from lightipn.service.ground import Doorbells, Ground, no_bell
 from lightipn.store.database import Store, open_store
 from tests.store.plain_dialect import POLICIES
 
@@ -33,15 +34,17 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 async def service(store: Store) -> Service:
     """A service that nobody runs: it answers from its database."""
     return Service(
-        store=store,
-        network=REGTEST,
-        policies=POLICIES,
-        check_url=lambda url: None,
-        bells=Doorbells(watches=no_bell, messages=no_bell),
-        progress=trio.Event,
-        is_tip_proved=lambda: True,
-        is_connected=lambda: True,
-        clock=time.time,
+        Ground(
+            store=store,
+            network=REGTEST,
+            policies=POLICIES,
+            check_url=lambda url: None,
+            bells=Doorbells(watches=no_bell, messages=no_bell),
+            progress=trio.Event,
+            is_tip_proved=lambda: True,
+            is_connected=lambda: True,
+            clock=time.time,
+        )
     )
 
 

@@ -20,7 +20,8 @@ from lightipn.errors import StoreError
 from lightipn.ledger.entries import LedgerEntry
 from lightipn.outbox.messages import OutgoingRequest, Policy, Subscription
 from lightipn.outbox.verdict import Answer
-from lightipn.service.desk import Doorbells, Service, no_bell
+from lightipn.service.desk import Service
+from lightipn.service.ground import Doorbells, Ground, no_bell
 from lightipn.store import attempts, chain, ledger, reviews, subscriptions
 from lightipn.store.attempts import Claim
 from lightipn.store.database import Database, Store, open_store
@@ -129,15 +130,17 @@ async def open_caller(
         await store.transact(lambda db: chain.save_base_height(db, TIP))
         caller = Caller(dialect, store, {dialect: policy, **POLICIES})
         caller.service = Service(
-            store=store,
-            network=REGTEST,
-            policies=caller.policies,
-            check_url=AddressRules().check_url,
-            bells=Doorbells(watches=no_bell, messages=no_bell),
-            progress=trio.Event,
-            is_tip_proved=lambda: True,
-            is_connected=lambda: True,
-            clock=lambda: caller.now,
+            Ground(
+                store=store,
+                network=REGTEST,
+                policies=caller.policies,
+                check_url=AddressRules().check_url,
+                bells=Doorbells(watches=no_bell, messages=no_bell),
+                progress=trio.Event,
+                is_tip_proved=lambda: True,
+                is_connected=lambda: True,
+                clock=lambda: caller.now,
+            )
         )
         doorkeeper = Doorkeeper(caller.service, anonymous=[dialect] if is_anonymous else [])
         transport = httpx.ASGITransport(app=build_app(routes_of(caller, doorkeeper), stop_for=failures.append))

@@ -15,7 +15,8 @@ from lightipn.bitcoin.network import REGTEST
 from lightipn.chain.history import Status
 from lightipn.errors import RequestError
 from lightipn.ledger.entries import LedgerEntry, ReceivedTotals
-from lightipn.service.desk import Doorbells, Service
+from lightipn.service.desk import Service
+from lightipn.service.ground import Doorbells, Ground
 from lightipn.service.subscribing import Wish
 from lightipn.store import ledger
 from lightipn.store.database import Database, Store
@@ -42,15 +43,19 @@ class Tools:
         self.is_connected = True
         self._progress = trio.Event()
         self.service = Service(
-            store=store,
-            network=REGTEST,
-            policies=POLICIES,
-            check_url=self.check_url,
-            bells=Doorbells(watches=lambda: self.rung.append("watches"), messages=lambda: self.rung.append("messages")),
-            progress=lambda: self._progress,
-            is_tip_proved=lambda: self.is_tip_proved,
-            is_connected=lambda: self.is_connected,
-            clock=lambda: NOW + trio.current_time(),
+            Ground(
+                store=store,
+                network=REGTEST,
+                policies=POLICIES,
+                check_url=self.check_url,
+                bells=Doorbells(
+                    watches=lambda: self.rung.append("watches"), messages=lambda: self.rung.append("messages")
+                ),
+                progress=lambda: self._progress,
+                is_tip_proved=lambda: self.is_tip_proved,
+                is_connected=lambda: self.is_connected,
+                clock=lambda: NOW + trio.current_time(),
+            )
         )
 
     @staticmethod

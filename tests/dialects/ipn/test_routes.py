@@ -22,7 +22,8 @@ from lightipn.dialects.ipn.routes import IpnSettings, ipn_routes
 from lightipn.dialects.ipn.wire import decode_terms
 from lightipn.errors import StoreError
 from lightipn.ledger.entries import LedgerEntry
-from lightipn.service.desk import Doorbells, Service, no_bell
+from lightipn.service.desk import Service
+from lightipn.service.ground import Doorbells, Ground, no_bell
 from lightipn.store import chain, ledger
 from lightipn.store.database import Database, Store, open_store
 from tests.builders import OTHER_SCRIPT, SCRIPT, confirmed, entry_of
@@ -80,15 +81,17 @@ async def open_shop(folder: Path, *, anonymous: list[str], xpub: str = "") -> As
     async with open_store(folder / "shop.db", "regtest", threaded=False) as store:
         await store.transact(fill)
         service = Service(
-            store=store,
-            network=REGTEST,
-            policies={"ipn": IpnPolicy(max_retry_interval_s=3600)},
-            check_url=AddressRules().check_url,
-            bells=Doorbells(watches=no_bell, messages=no_bell),
-            progress=trio.Event,
-            is_tip_proved=lambda: True,
-            is_connected=lambda: True,
-            clock=time.time,
+            Ground(
+                store=store,
+                network=REGTEST,
+                policies={"ipn": IpnPolicy(max_retry_interval_s=3600)},
+                check_url=AddressRules().check_url,
+                bells=Doorbells(watches=no_bell, messages=no_bell),
+                progress=trio.Event,
+                is_tip_proved=lambda: True,
+                is_connected=lambda: True,
+                clock=time.time,
+            )
         )
         addresses = parse_address_chain(xpub, REGTEST) if xpub else None
         settings = IpnSettings(confirmations=3, user_addresses=addresses)
