@@ -57,7 +57,7 @@ async def parameters_of(request: Request, *, mend: Callable[[bytes], bytes] = by
         body = mend(await body_of(request))
         if body.strip():
             kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-            is_json = kind == "application/json" or body.lstrip()[:1] == b"{"
+            is_json = kind == "application/json" or body.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{"
             _merge(found, _parse_json(body) if is_json else _parse_form(body, "body"))
     return found
 
@@ -78,7 +78,7 @@ def _parse_form(raw: bytes, where: str) -> dict[str, str]:
 
 def _parse_json(raw: bytes) -> dict[str, str]:
     try:
-        value = msgspec.json.decode(raw)
+        value = msgspec.json.decode(raw.removeprefix(b"\xef\xbb\xbf"))
     except (ValueError, RecursionError):
         raise _refusal("body is not JSON", code="bad-json") from None
     if not isinstance(value, dict):
@@ -88,7 +88,7 @@ def _parse_json(raw: bytes) -> dict[str, str]:
         if item is None:  # some clients send what they do not set
             continue
         if not isinstance(item, str | int):
-            raise _refusal(f"{str(name)[:40]!a} is no text, whole number or truth value", code="bad-json")
+            raise _refusal(f"{str(name)[:40]!a} is neither a text nor a whole number", code="bad-json")
         texts[str(name)] = str(item).lower() if isinstance(item, bool) else str(item)
     return texts
 

@@ -22,6 +22,9 @@ from lightipn.store.database import Store
 # The system's clock may be set; a wait is never longer than this before the table is looked at again.
 LONGEST_NAP_S = 30.0
 STOP_GRACE_S = 2.0
+# Attempts at a time to a host that nothing is known of yet.
+FIRST_ROOM = 2
+HOSTS_KEPT = 10_000
 
 log = structlog.get_logger("delivery")
 
@@ -54,6 +57,7 @@ class Dispatcher:
         self._clock = clock
         self._chance = chance or random.Random()
         self._busy: collections.Counter[str] = collections.Counter()
+        self._room_of: collections.OrderedDict[str, int] = collections.OrderedDict()
         self._bell = trio.Event()
 
     def ring(self) -> None:
@@ -90,6 +94,7 @@ class Dispatcher:
         if room <= 0:
             return None  # the end of an attempt rings
         busy = dict(self._busy)
+        rooms = dict(self._room_of)
         with trio.CancelScope(shield=True):  # a claim that is committed must be sent, or be marked as interrupted
             claims, next_due_at = await self._store.transact(
                 lambda db: attempt_store.claim_due(
@@ -97,7 +102,7 @@ class Dispatcher:
                     self._policies,
                     now=self._clock(),
                     room=room,
-                    room_per_host=self._max_in_flight_per_host,
+                    room_of=lambda host: min(rooms.get(host, FIRST_ROOM), self._max_in_flight_per_host),
                     busy=busy,
                 )
             )
@@ -106,9 +111,17 @@ class Dispatcher:
             attempts.start_soon(self._attempt, claim)
         return next_due_at
 
+    def _note(self, host: str, *, is_answered: bool) -> None:
+        """Give a host that answers more room, and one that does not hardly any: the others need it."""
+        room = self._room_of.pop(host, FIRST_ROOM)
+        self._room_of[host] = min(2 * room, self._max_in_flight_per_host) if is_answered else 1
+        if len(self._room_of) > HOSTS_KEPT:
+            self._room_of.popitem(last=False)
+
     async def _attempt(self, claim: Claim) -> None:
         try:
             answer = await self._sender.send(claim.request)
+            self._note(claim.host, is_answered=answer.status is not None)
             with trio.CancelScope(shield=True):
                 outcome = await self._store.transact(
                     lambda db: attempt_store.finish_attempt(

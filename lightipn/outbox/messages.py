@@ -40,6 +40,7 @@ class Subscription:
         terms: what the caller asked for, as JSON of the dialect's own shape.
         expires_at: unix seconds, as its owner asked; None for never.
         ended_at: when it was canceled or finished.
+        last_seen_at: when the last payment was seen before that; what was seen later is not told.
         since_height: the tip when it was made: what was deep enough then is the past. None until our tip is proved. Of
             a subscription to blocks: the lowest height that it is about.
         past: payments of the past whose place a reorg may have moved since.
@@ -56,6 +57,7 @@ class Subscription:
     created_at: int
     expires_at: int | None = None
     ended_at: int | None = None
+    last_seen_at: int | None = None
     since_height: int | None = 0
     past: frozenset[Txid] = frozenset()
 
@@ -73,7 +75,8 @@ class Subscription:
         is_lost = entry.is_coinbase and not isinstance(entry.state, Confirmed)  # mined coins exist in their block alone
         if isinstance(entry.state, GONE) or is_lost or entry.net_sat == 0 or self.since_height is None:
             return False
-        if any(end is not None and entry.seen_at > end for end in (self.expires_at, self.ended_at)):
+        is_late = self.expires_at is not None and entry.seen_at >= self.expires_at
+        if is_late or (self.last_seen_at is not None and entry.seen_at > self.last_seen_at):
             return False
         return not self.is_past(entry, confirmations=confirmations)
 

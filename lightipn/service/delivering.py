@@ -40,11 +40,19 @@ class Deliveries:
         """Make a message due now, whatever its state.
 
         Raises:
-            RequestError: ``unknown-delivery``.
+            RequestError: ``unknown-delivery``; ``withdrawn`` where what it tells is no longer so.
         """
         now = self._ground.clock()
-        if not await self._store.transact(lambda db: deliveries.make_due(db, message_key, now=now)):
-            raise _unknown_delivery(message_key)
+
+        def work(db: Database) -> None:
+            if deliveries.is_false(db, message_key):
+                raise RequestError(
+                    f"delivery {message_key} tells what is no longer so: its payment or block is gone", code="withdrawn"
+                )
+            if not deliveries.make_due(db, message_key, now=now):
+                raise _unknown_delivery(message_key)
+
+        await self._store.transact(work)
         self._ground.bells.messages()
 
 

@@ -26,6 +26,13 @@ KEEP_UNUSED_S = 86400
 log = structlog.get_logger("service")
 
 
+def scan_pending() -> RequestError:
+    """Return the refusal of who asks before the addresses were looked at."""
+    return RequestError(
+        "the addresses of this key are being looked at; ask again in a while", code="scan-pending", status_hint=503
+    )
+
+
 class Scanner:
     """Scans supplies of addresses."""
 
@@ -53,11 +60,16 @@ class Scanner:
                     return
                 await self._begin(chains, source)
                 await scanned.wait()
-        raise RequestError(
-            "the addresses of this key are looked at for the first time; ask again in a while",
-            code="scan-pending",
-            status_hint=503,
-        )
+        raise scan_pending()
+
+    @property
+    def scanned(self) -> trio.Event:
+        """An event that is set when the next addresses of any key have been looked at."""
+        return self._scanned
+
+    def ring(self) -> None:
+        """Say that more addresses may have to be looked at."""
+        self._asked.set()
 
     async def _begin(self, chains: Sequence[AddressChain], source: str) -> None:
         now = int(self._ground.clock())
@@ -97,8 +109,7 @@ class Scanner:
             log.error("service.scan_failed", supply=record.chain_id, reason=error.code)
             return  # and it is not tried again before the next start
         self._under_way.discard(record.chain_id)
-        self._scanned.set()
-        self._scanned = trio.Event()
+        self._asked.set()  # more may have been wanted since
 
     def _chain_of(self, record: SupplyRecord) -> AddressChain:
         _, siblings = parse_receive_chains(record.source, self._ground.network)
@@ -109,21 +120,26 @@ class Scanner:
 
     async def _scan_further(self, chain: AddressChain, record: SupplyRecord) -> SupplyRecord:
         first = record.scanned_to
-        last = record.used_to + 1 + GAP_LIMIT
-        if record.used_to >= 0:  # the more were used so far, the further it looks ahead at a time
-            last = max(last, min(2 * first, first + MOST_LOOKED_AHEAD))
+        last = max(record.used_to + 1 + GAP_LIMIT, record.next_index + GAP_LIMIT)
+        # The more there are already, used or given away, the further it looks ahead at a time.
+        last = max(last, min(first + max(record.used_to + 1, record.next_index), first + MOST_LOOKED_AHEAD))
         addresses = [chain.address_at(index) for index in range(first, last)]
         used = await self._used(addresses)
         used_to = max((first + at for at, is_used in enumerate(used) if is_used), default=record.used_to)
-        is_scanned = last > used_to + GAP_LIMIT
 
         def work(db: Database) -> SupplyRecord:
-            supplies.save_scan(db, record.chain_id, scanned_to=last, used_to=used_to, is_scanned=is_scanned)
+            supplies.save_scan(db, record.chain_id, scanned_to=last, used_to=used_to, ahead=GAP_LIMIT)
+            if supplies.is_in_use(db, record):
+                for address in addresses:
+                    ledger.want_for_good(db, address.scripthash)
             after = supplies.load_supply(db, record.identity)
             assert after is not None  # none is removed that is not scanned
             return after
 
-        return await self._store.transact(work)
+        after = await self._store.transact(work)
+        self._scanned.set()
+        self._scanned = trio.Event()
+        return after
 
     async def _used(self, addresses: Sequence[Address]) -> Sequence[bool | None]:
         """Have addresses looked up, and return which have a history."""
@@ -149,4 +165,4 @@ class Scanner:
 
 def _are_scanned(db: Database, chains: Sequence[AddressChain]) -> bool:
     records = [supplies.load_supply(db, chain.identity) for chain in chains]
-    return all(record is not None and record.is_scanned for record in records)
+    return all(record is not None and record.scanned_to > record.used_to + GAP_LIMIT for record in records)

@@ -1,16 +1,21 @@
-"""Fresh addresses out of extended keys: one index a call, never given twice."""
+"""Fresh addresses out of extended keys: one index a call, never given twice.
 
-from collections.abc import Sequence
+The next twenty are watched before they are given away: whoever pays one of them, it is used, and left out.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import trio
 
 from lightipn.bitcoin.address import Address
 from lightipn.bitcoin.extended_key import AddressChain, ScriptKind, parse_receive_chains
 from lightipn.errors import RequestError
 from lightipn.service.ground import Ground
 from lightipn.service.owners import check_owner
-from lightipn.service.scanning import GAP_LIMIT, Scanner
+from lightipn.service.scanning import GAP_LIMIT, SCAN_WAIT_S, Scanner, scan_pending
 from lightipn.store import chain as chain_store
-from lightipn.store import reviews, subscriptions, supplies
+from lightipn.store import ledger, reviews, subscriptions, supplies
 from lightipn.store.database import Database
 from lightipn.store.supplies import IssuedAddress, SupplyRecord
 
@@ -75,21 +80,23 @@ class Supplies:
         check_owner(owner)
         self._ground.check_url(url)
         chain, siblings = parse_receive_chains(key, self._ground.network, kind=kind)
+        self._check_connected()
         await self._scanner.wait_scanned(siblings, source=key)
-        if not self._ground.is_connected():
-            raise RequestError(
-                "no server is connected, so nobody would see a payment", code="no-server", status_hint=503
-            )
         is_tip_proved = self._ground.is_tip_proved()
         now = self._ground.clock()
 
-        def work(db: Database) -> FreshAddress:
+        def work(db: Database) -> FreshAddress | None:
             record = supplies.load_supply(db, chain.identity)
             assert record is not None  # it was scanned just now
             if kind is None:
                 _check_kind(db, record, siblings)
             index, address = _next_unused(db, record, chain)
             _check_gap(db, chain, index, gap_limit)
+            if index >= record.scanned_to:  # nobody knows whether it was used
+                supplies.want_scan(db, record)
+                return None
+            if not supplies.is_in_use(db, record):
+                _watch_ahead(db, chain, first=index + 1, last=record.scanned_to)
             supplies.save_issued(db, record, index=index, address=address, owner=owner, url=url, now=int(now))
             tip_height = chain_store.load_tip_height(db)
             subscription = subscriptions.save_subscription(
@@ -106,9 +113,26 @@ class Supplies:
             reviews.review_new(db, self._ground.policies, subscription, now=now)
             return FreshAddress(address=address.text, index=index, url=url)
 
-        fresh = await self._store.transact(work)
-        self._ground.bells.watches()
-        return fresh
+        return await self._given(work)
+
+    def _check_connected(self) -> None:
+        if not self._ground.is_connected():
+            raise RequestError(
+                "no server is connected, so nobody would see a payment", code="no-server", status_hint=503
+            )
+
+    async def _given(self, work: Callable[[Database], FreshAddress | None]) -> FreshAddress:
+        """Give an address away; where the next ones were not looked at yet, wait until they are."""
+        with trio.move_on_after(SCAN_WAIT_S):
+            while True:
+                scanned = self._scanner.scanned  # taken before, so that nothing is missed in between
+                fresh = await self._store.transact(work)
+                self._scanner.ring()
+                self._ground.bells.watches()
+                if fresh is not None:
+                    return fresh
+                await scanned.wait()
+        raise scan_pending()
 
     async def gap(self, *, owner: str, key: str, kind: ScriptKind | None) -> int:
         """Return how many addresses of a key were given away since the last one that was paid.
@@ -164,6 +188,14 @@ def _next_unused(db: Database, record: SupplyRecord, chain: AddressChain) -> tup
         elif not supplies.is_taken(db, address):
             return index, address
         index += 1
+
+
+def _watch_ahead(db: Database, chain: AddressChain, *, first: int, last: int) -> None:
+    """Watch the next addresses from now on: one that is paid before it is given away must not be."""
+    for index in range(first, last):
+        address = chain.address_at(index)
+        ledger.add_script(db, address)
+        ledger.want_for_good(db, address.scripthash)
 
 
 def _check_gap(db: Database, chain: AddressChain, index: int, gap_limit: int) -> None:

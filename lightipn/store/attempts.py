@@ -6,7 +6,7 @@ The claim is committed before the request is sent, the outcome after. What a cra
 interrupted at the next start and is due again: at least once. Of one subscription one request is under way at a time.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -65,15 +65,16 @@ def claim_due(
     *,
     now: float,
     room: int,
-    room_per_host: int,
+    room_of: Callable[[str], int],
     busy: Mapping[str, int],
 ) -> tuple[list[Claim], float | None]:
     """Take messages that are due, record an attempt for each, and mark them as in flight.
 
-    The hosts take turns by how long their first message has waited; none gets more than ``room_per_host``.
+    The hosts take turns by how long their first message has waited; none gets more than its room.
 
     Args:
         room: how many may be claimed.
+        room_of: returns how many attempts may be under way to a host.
         busy: requests under way by host.
 
     Returns:
@@ -81,7 +82,7 @@ def claim_due(
     """
     claims: list[Claim] = []
     for host, _ in db.execute(_HOSTS, [now]).fetchall():
-        host_room = min(room - len(claims), room_per_host - busy.get(host, 0))
+        host_room = min(room - len(claims), room_of(host) - busy.get(host, 0))
         if host_room <= 0:
             continue  # the end of one of its attempts will ring again
         taken: set[int] = set()

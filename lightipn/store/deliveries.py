@@ -119,8 +119,22 @@ def load_attempts(db: Database, message_key: int) -> list[Attempt]:
     ]
 
 
+def is_false(db: Database, message_key: int) -> bool:
+    """Tell whether what a message tells is no longer so: it was withdrawn, or its payment or block is gone."""
+    found = db.execute(
+        "SELECT 1 FROM message JOIN subscription USING (subscription_id) WHERE message_key = ? AND ("
+        " message.state = 'withdrawn'"
+        " OR EXISTS (SELECT 1 FROM ledger_entry WHERE ledger_entry.scripthash = subscription.scripthash"
+        " AND ledger_entry.txid = message.txid AND ledger_entry.state IN ('replaced', 'dropped'))"
+        " OR (topic LIKE 'block:%' AND NOT EXISTS"
+        " (SELECT 1 FROM header WHERE 'block:' || lower(hex(block_hash)) = message.topic)))",
+        [message_key],
+    )
+    return found.fetchone() is not None
+
+
 def make_due(db: Database, message_key: int, *, now: float) -> bool:
-    """Make a message due now, whatever its state; False if there is no such message."""
+    """Make a message due now; False if there is no such message."""
     cursor = db.execute(
         "UPDATE message SET due_at = ?, due_tip = NULL, is_settling = 0, tries = 0,"
         " state = iif(state = 'acknowledged', state, 'open') WHERE message_key = ?",

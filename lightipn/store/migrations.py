@@ -253,6 +253,7 @@ CREATE TABLE new_subscription (
     created_at INTEGER NOT NULL,
     expires_at INTEGER,
     ended_at INTEGER,
+    last_seen_at INTEGER,
     since_height INTEGER,
     next_height INTEGER,
     depth_blocks INTEGER,

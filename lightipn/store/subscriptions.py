@@ -14,7 +14,7 @@ from lightipn.store import keys, ledger, supplies
 
 SUBSCRIPTION_COLUMNS = (
     "subscription_id, dialect, owner, scripthash, address, url, terms, state, created_at, expires_at, ended_at,"
-    " since_height"
+    " since_height, last_seen_at"
 )
 _PAGE = 1000
 _IS_LIVE = "state IN ('active', 'suspended')"
@@ -143,6 +143,7 @@ def subscription_of(row: tuple[Any, ...]) -> Subscription:
         expires_at=row[9],
         ended_at=row[10],
         since_height=row[11],
+        last_seen_at=row[12],
     )
 
 
@@ -248,10 +249,16 @@ def with_past(db: Database, subscription: Subscription) -> Subscription:
 
 def save_end(db: Database, subscription_id: int, state: SubscriptionState, *, now: int) -> None:
     """End a subscription: nothing new becomes of it."""
-    ended_at = None if state is SubscriptionState.EXPIRED else now
+    if state is SubscriptionState.EXPIRED:  # when, it says by itself
+        db.execute("UPDATE subscription SET state = ? WHERE subscription_id = ?", [state.value, subscription_id])
+        return
+    # Seconds are too coarse for what comes right after the end.
+    last_seen_at = (
+        "coalesce((SELECT max(seen_at) FROM ledger_entry WHERE ledger_entry.scripthash = subscription.scripthash), 0)"
+    )
     db.execute(
-        "UPDATE subscription SET state = ?, ended_at = ? WHERE subscription_id = ?",
-        [state.value, ended_at, subscription_id],
+        f"UPDATE subscription SET state = ?, ended_at = ?, last_seen_at = {last_seen_at} WHERE subscription_id = ?",
+        [state.value, now, subscription_id],
     )
 
 

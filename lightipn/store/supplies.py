@@ -9,6 +9,8 @@ from lightipn.bitcoin.address import Address
 from lightipn.bitcoin.hashes import ScriptHash
 from lightipn.store import ledger
 
+# With fewer unused addresses known ahead, more are looked at.
+LEAST_AHEAD = 10
 _COLUMNS = "chain_id, identity, kind, source, next_index, used_to, scanned_to, is_scanned"
 # What is gone is no history that a wallet would find.
 _IS_PAID = (
@@ -76,13 +78,33 @@ def add_supply(db: Database, *, identity: bytes, kind: str, source: str, now: in
     )
 
 
-def save_scan(db: Database, chain_id: int, *, scanned_to: int, used_to: int, is_scanned: bool) -> None:
-    """Record how far a scan is; at its end addresses are given away from behind the last used one on."""
+def save_scan(db: Database, chain_id: int, *, scanned_to: int, used_to: int, ahead: int) -> None:
+    """Record how far a scan is; addresses are given away from behind the last used one on.
+
+    Args:
+        ahead: so many unused addresses must have been looked at behind the last used and the last given one.
+    """
     db.execute(
-        "UPDATE address_chain SET scanned_to = ?, used_to = ?, is_scanned = ?, next_index = max(next_index, ?)"
+        "UPDATE address_chain SET scanned_to = ?, used_to = max(used_to, ?), next_index = max(next_index, ?)"
         " WHERE chain_id = ?",
-        [scanned_to, used_to, int(is_scanned), used_to + 1, chain_id],
+        [scanned_to, used_to, used_to + 1, chain_id],
     )
+    db.execute(
+        "UPDATE address_chain SET is_scanned = (scanned_to > used_to + ? AND scanned_to >= next_index + ?)"
+        " WHERE chain_id = ?",
+        [ahead, ahead, chain_id],
+    )
+
+
+def want_scan(db: Database, record: SupplyRecord) -> None:
+    """Have the next addresses of a supply be looked at."""
+    db.execute("UPDATE address_chain SET is_scanned = 0 WHERE chain_id = ?", [record.chain_id])
+
+
+def is_in_use(db: Database, record: SupplyRecord) -> bool:
+    """Tell whether an address of a supply was ever given away."""
+    found = db.execute("SELECT 1 FROM issued_address WHERE chain_id = ? LIMIT 1", [record.chain_id])
+    return found.fetchone() is not None
 
 
 def is_paid(db: Database, address: Address) -> bool:
@@ -123,7 +145,11 @@ def save_issued(
         " VALUES (?, ?, ?, ?, ?, ?, ?)",
         [record.chain_id, index, address.scripthash, address.text, owner, url, now],
     )
-    db.execute("UPDATE address_chain SET next_index = ? WHERE chain_id = ?", [index + 1, record.chain_id])
+    # What is left of those that were looked at shall not run out.
+    db.execute(
+        "UPDATE address_chain SET next_index = ?, is_scanned = (is_scanned AND scanned_to > ?) WHERE chain_id = ?",
+        [index + 1, index + 1 + LEAST_AHEAD, record.chain_id],
+    )
 
 
 def keep_paid(db: Database, scripthash: ScriptHash) -> None:

@@ -153,12 +153,11 @@ class SpendWatcher:
         if len(update.history) > LONGEST_HISTORY:
             await self._note_busy(update)
             return True
-        spenders = {one.spender for one in spent}
         lowest = _lowest_rival_height(update, spent)
         claims = [
             claim
             for claim in update.history
-            if claim.txid not in spenders and (claim.height is None or claim.height >= lowest)
+            if claim.height is None or claim.height >= lowest  # also payments: one may be another's rival
         ][-MOST_CANDIDATES:]
         verdicts: list[bool] = []
         with trio.move_on_after(EXAMINATION_TIMEOUT_S) as scope:

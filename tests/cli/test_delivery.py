@@ -33,7 +33,7 @@ def pay(db: Database, *, url: str = "https://shop.example/ipn") -> None:
 
 def attempt(db: Database, answer: Answer) -> None:
     """Make one attempt at everything that is due."""
-    claims, _ = attempts.claim_due(db, POLICIES, now=NOW + 10_000, room=9, room_per_host=9, busy={})
+    claims, _ = attempts.claim_due(db, POLICIES, now=NOW + 10_000, room=9, room_of=lambda host: 9, busy={})
     assert claims
     for claim in claims:
         attempts.finish_attempt(db, POLICIES, claim, answer, now=NOW + 10_000, jitter=0.0)
@@ -138,7 +138,7 @@ def test_failing_shops_show_in_status(run: Run) -> None:
     assert run("status", "--json").json["failing_hosts"] == []
 
     def fail_again(db: Database) -> None:
-        claims, _ = attempts.claim_due(db, POLICIES, now=NOW + 99_999, room=9, room_per_host=9, busy={})
+        claims, _ = attempts.claim_due(db, POLICIES, now=NOW + 99_999, room=9, room_of=lambda host: 9, busy={})
         attempts.finish_attempt(db, POLICIES, claims[0], failed(), now=NOW + 99_999, jitter=0.0)
 
     write(fail_again)

@@ -16,14 +16,14 @@ from tests.store.rows import NOW
 HOSTILE_URL = "https://shop.example/?a=[bold]\x1b[31m"
 
 
-def supply(db: Database, key: str = TPUB, *, scanned_to: int = 20, used_to: int = -1, is_scanned: bool = True) -> int:
+def supply(db: Database, key: str = TPUB, *, scanned_to: int = 20, used_to: int = -1, ahead: int = 20) -> int:
     """Write a key that was scanned, and return its number."""
     chain, _ = parse_receive_chains(key, REGTEST)
     kind = "" if chain.kind is None else chain.kind.value
     supplies.add_supply(db, identity=chain.identity, kind=kind, source=key, now=NOW)
     record = supplies.load_supply(db, chain.identity)
     assert record is not None
-    supplies.save_scan(db, record.chain_id, scanned_to=scanned_to, used_to=used_to, is_scanned=is_scanned)
+    supplies.save_scan(db, record.chain_id, scanned_to=scanned_to, used_to=used_to, ahead=ahead)
     return record.chain_id
 
 
@@ -50,7 +50,7 @@ def fill(db: Database) -> None:
     supply(db)
     give(db, 3)
     pay(db, 1)
-    supply(db, OTHER_TPUB, scanned_to=40, used_to=33, is_scanned=False)
+    supply(db, OTHER_TPUB, scanned_to=40, used_to=33)
 
 
 def test_keys_are_listed(run: Run) -> None:

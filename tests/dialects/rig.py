@@ -94,7 +94,7 @@ class Caller:
         """Take what is due, as the dispatcher does."""
 
         def work(db: Database) -> list[Claim]:
-            claims, _ = attempts.claim_due(db, self.policies, now=self.now, room=100, room_per_host=100, busy={})
+            claims, _ = attempts.claim_due(db, self.policies, now=self.now, room=100, room_of=lambda host: 100, busy={})
             return claims
 
         return await self.store.transact(work)

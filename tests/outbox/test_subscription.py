@@ -86,17 +86,24 @@ def test_mined_coins_count_at_a_hundred(height: int, is_told: bool) -> None:
     assert made_at(900).is_about(mined, confirmations=1) is is_told
 
 
-@pytest.mark.parametrize(("end_at", "is_told"), [(SEEN_AT - 1, False), (SEEN_AT, True), (None, True)])
-def test_payment_seen_before_the_end_is_told(end_at: int | None, is_told: bool) -> None:
-    """What was seen up to the end's second is told, however late it gets its depth; what came later is not."""
+@pytest.mark.parametrize(("end_at", "is_told"), [(SEEN_AT, False), (SEEN_AT + 1, True), (None, True)])
+def test_payment_seen_before_the_expiry_is_told(end_at: int | None, is_told: bool) -> None:
+    """What was seen before the second of the expiry is told, however late it gets its depth; what came later is not."""
     entry = entry_of(1, state=confirmed(2000))
     assert replace(made_at(900), expires_at=end_at).is_about(entry, confirmations=6) is is_told
-    assert replace(made_at(900), ended_at=end_at).is_about(entry, confirmations=6) is is_told
+
+
+@pytest.mark.parametrize(("last_seen_at", "is_told"), [(SEEN_AT - 1, False), (SEEN_AT, True), (None, True)])
+def test_payment_seen_before_the_end_is_told(last_seen_at: int | None, is_told: bool) -> None:
+    """What was seen by the last payment before the end is told, however late it gets its depth."""
+    entry = entry_of(1, state=confirmed(2000))
+    ended = replace(made_at(900), ended_at=SEEN_AT, last_seen_at=last_seen_at)
+    assert ended.is_about(entry, confirmations=6) is is_told
 
 
 def test_earlier_end_counts() -> None:
     """A subscription that was canceled before its time was over ended then."""
-    canceled = replace(made_at(900), expires_at=SEEN_AT + 100, ended_at=SEEN_AT - 1)
+    canceled = replace(made_at(900), expires_at=SEEN_AT + 100, last_seen_at=SEEN_AT - 1)
     assert not canceled.is_about(entry_of(1), confirmations=1)
 
 

@@ -97,23 +97,27 @@ class Desk:
             dialect="plain", owner=owner, key=key, kind=kind, url=url, terms=terms, gap_limit=gap_limit
         )
 
-    def ask(self, key: str = TPUB, *, kind: ScriptKind | None = None, owner: str = "shop") -> None:
+    def ask(
+        self, key: str = TPUB, *, kind: ScriptKind | None = None, owner: str = "shop", gap_limit: int = GAP_LIMIT
+    ) -> None:
         """Have a caller ask for an address, and wait for it."""
 
         async def run() -> None:
             answer: FreshAddress | str
             try:
-                answer = await self.issue(key, kind=kind, owner=owner)
+                answer = await self.issue(key, kind=kind, owner=owner, gap_limit=gap_limit)
             except RequestError as error:
                 answer = f"{error.status_hint} {error.code}"
             self.issued.append((trio.current_time(), answer))
 
         self.nursery.start_soon(run)
 
-    async def scan(self, key: str = TPUB, *, kind: ScriptKind | None = None) -> FreshAddress | str:
-        """Ask for an address of a key that nobody asked for before, have everything answered, and return what came."""
+    async def scan(
+        self, key: str = TPUB, *, kind: ScriptKind | None = None, gap_limit: int = GAP_LIMIT
+    ) -> FreshAddress | str:
+        """Ask for an address of which nothing is known yet, have everything answered, and return what came."""
         count = len(self.issued)
-        self.ask(key, kind=kind)
+        self.ask(key, kind=kind, gap_limit=gap_limit)
         await self.answer_all()
         if len(self.issued) == count:
             await trio.sleep(SCAN_WAIT_S + 1)

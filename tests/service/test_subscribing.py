@@ -214,7 +214,7 @@ async def test_canceling_is_for_good(tools: Tools, autojump_clock: MockClock) ->
     made = await make(tools)
     await trio.sleep(5)
     canceled = await cancel(tools, made)
-    assert canceled == replace(made, state=SubscriptionState.CANCELED, ended_at=NOW + 5)
+    assert canceled == replace(made, state=SubscriptionState.CANCELED, ended_at=NOW + 5, last_seen_at=0)
     await trio.sleep(5)
     assert await cancel(tools, made) == canceled == await show(tools, made)
     assert (await make(tools)).subscription_id != made.subscription_id

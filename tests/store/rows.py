@@ -114,7 +114,7 @@ def claim(
     busy: dict[str, int] | None = None,
 ) -> tuple[list[Claim], float | None]:
     """Claim what is due."""
-    return attempts.claim_due(db, POLICIES, now=now, room=room, room_per_host=room_per_host, busy=busy or {})
+    return attempts.claim_due(db, POLICIES, now=now, room=room, room_of=lambda host: room_per_host, busy=busy or {})
 
 
 def finish(

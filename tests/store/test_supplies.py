@@ -35,7 +35,7 @@ def reload(db: Database, identity: bytes = KEY) -> SupplyRecord:
 def scanned(db: Database, identity: bytes = KEY, *, used_to: int = -1) -> SupplyRecord:
     """Enter a supply and scan it to the end."""
     record = add(db, identity)
-    supplies.save_scan(db, record.chain_id, scanned_to=used_to + 21, used_to=used_to, is_scanned=True)
+    supplies.save_scan(db, record.chain_id, scanned_to=used_to + 21, used_to=used_to, ahead=20)
     return reload(db, identity)
 
 
@@ -81,9 +81,9 @@ def test_supplies_are_scanned_in_the_order_in_which_they_were_asked_for(db: Data
     """What is not scanned to its end is found again, also after a restart, oldest first."""
     first, second = add(db), add(db, OTHER_KEY)
     assert supplies.load_unscanned(db) == [first, second]
-    supplies.save_scan(db, first.chain_id, scanned_to=20, used_to=3, is_scanned=False)
+    supplies.save_scan(db, first.chain_id, scanned_to=20, used_to=3, ahead=20)
     assert [(record.scanned_to, record.used_to) for record in supplies.load_unscanned(db)] == [(20, 3), (0, -1)]
-    supplies.save_scan(db, first.chain_id, scanned_to=24, used_to=3, is_scanned=True)
+    supplies.save_scan(db, first.chain_id, scanned_to=24, used_to=3, ahead=20)
     assert supplies.load_unscanned(db) == [second]
 
 
@@ -98,9 +98,9 @@ def test_later_scan_never_leads_back(db: Database) -> None:
     scanned(db)
     issue(db, 0)
     issue(db, 1)
-    supplies.save_scan(db, 1, scanned_to=21, used_to=-1, is_scanned=True)
+    supplies.save_scan(db, 1, scanned_to=21, used_to=-1, ahead=20)
     assert reload(db).next_index == 2
-    supplies.save_scan(db, 1, scanned_to=30, used_to=9, is_scanned=True)
+    supplies.save_scan(db, 1, scanned_to=30, used_to=9, ahead=20)
     assert reload(db).next_index == 10
 
 
@@ -311,7 +311,7 @@ def test_key_that_gave_an_address_away_is_kept_with_all_its_kinds(db: Database) 
     issue(db, 0)
     add(db, b"\x03" * 32, source="another")
     supplies.add_supply(db, identity=b"\x04" * 32, kind="p2pkh", source="unused", now=NOW)
-    supplies.save_scan(db, 4, scanned_to=20, used_to=-1, is_scanned=True)
+    supplies.save_scan(db, 4, scanned_to=20, used_to=-1, ahead=20)
     assert supplies.drop_unused(db, before=NOW + 1) == 1
     assert [supplies.load_supply_by_id(db, number) is None for number in (1, 2, 3, 4)] == [False, False, False, True]
 

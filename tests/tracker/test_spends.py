@@ -192,6 +192,22 @@ async def test_rival_in_a_block_replaces(live_spine: Spine) -> None:
     assert [(event.replaced_by, event.trust) for event in (await spine.feed())[-1:]] == [(rival, "proved")]
 
 
+async def test_rival_that_pays_another_watched_script_replaces(live_spine: Spine) -> None:
+    """A rival that is a payment itself, to somebody else who is watched too, replaces all the same."""
+    spine = live_spine
+    await spine.subscribe(THIEF_SCRIPT)
+    txid = await pay(spine)
+    spine.chain.mine()
+    await spine.publish()
+    spine.chain.reorg(1, blocks=0)
+    rival = spine.chain.replace(txid, script=THIEF_SCRIPT)
+    spine.chain.mine(2)
+    await spine.publish()
+    await spine.publish()
+    assert (await spine.told_of(txid))[-2:] == ["payment.reverted", "payment.replaced"]
+    assert (await spine.entries())[txid].state == Replaced(rival)
+
+
 async def test_rival_told_before_its_reorg_replaces(live_spine: Spine) -> None:
     """A branch that spends a confirmed payment's coin elsewhere replaces it, though its rival was told before it."""
     spine = live_spine

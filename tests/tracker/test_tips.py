@@ -43,7 +43,7 @@ class Shop:
         """Take what is due now, as the dispatcher does."""
         now = self.spine.clock.now
         claims, _ = await self.spine.store.transact(
-            lambda db: attempts.claim_due(db, POLICIES, now=now, room=100, room_per_host=100, busy={})
+            lambda db: attempts.claim_due(db, POLICIES, now=now, room=100, room_of=lambda host: 100, busy={})
         )
         for claim in claims:
             query = parse_qs(urlsplit(claim.request.url).query)

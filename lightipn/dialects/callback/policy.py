@@ -67,7 +67,7 @@ class CallbackPolicy:
         told: Mapping[str, MessageState],
         tip_height: int,
     ) -> Review:
-        """Tell each payment once it is deep enough; what was told stays told when a reorg takes it back."""
+        """Tell each payment once it is deep enough, and no more while a reorg has taken that back."""
         depth = self.confirmations
         notices: list[Notice] = []
         heights: list[int] = []
@@ -75,11 +75,13 @@ class CallbackPolicy:
         for entry in subscription.payments_of(payments, confirmations=depth):
             deep_enough_at = entry.counts_at_height(depth)
             deep, early = _notice_of(entry, wire.DEEP), _notice_of(entry, wire.SEEN)
-            if deep.topic in told or (deep_enough_at is not None and deep_enough_at <= tip_height):
+            if deep_enough_at is not None and deep_enough_at <= tip_height:
                 notices.append(deep)
                 continue
             awaits_more = True
-            if self.zero_conf and (isinstance(entry.state, Unconfirmed) or early.topic in told):
+            # What was told as deep is not told as seen when a reorg takes it back; it waits until it is deep again.
+            is_early = isinstance(entry.state, Unconfirmed) or early.topic in told
+            if self.zero_conf and is_early and deep.topic not in told:
                 notices.append(early)
             if deep_enough_at is not None:
                 heights.append(deep_enough_at)

@@ -104,6 +104,7 @@ class ReceiveApi:
 
     async def balance_update(self, parameters: Mapping[str, str], owner: str) -> object:
         """Subscribe a URL to an address of anybody's."""
+        address, url = required(parameters, "addr", "address"), _callback_of(parameters)
         confirmations = whole_number(
             parameters, "confs", default=DEFAULT_BALANCE_CONFIRMATIONS, lowest=0, highest=MOST_CONFIRMATIONS
         )
@@ -113,8 +114,8 @@ class ReceiveApi:
             on_notification=_on_notification_of(parameters),
         )
         wish = Wish(
-            address=required(parameters, "addr", "address"),
-            url=_callback_of(parameters),
+            address=address,
+            url=url,
             terms=wire.encode_terms(terms),
             updates_terms=False,
         )
@@ -130,6 +131,7 @@ class ReceiveApi:
 
     async def block_notification(self, parameters: Mapping[str, str], owner: str) -> object:
         """Subscribe a URL to blocks."""
+        url = _callback_of(parameters)
         confirmations = whole_number(
             parameters, "confs", default=DEFAULT_BLOCK_CONFIRMATIONS, lowest=1, highest=MOST_CONFIRMATIONS
         )
@@ -140,7 +142,7 @@ class ReceiveApi:
         made = await self.service.subscriptions.subscribe_to_blocks(
             dialect=DIALECT,
             owner=owner,
-            url=_callback_of(parameters),
+            url=url,
             height=height,
             confirmations=confirmations,
             terms_of=lambda first: wire.encode_terms(wire.BlockTerms(first, confirmations, on_notification)),

@@ -89,11 +89,14 @@ def test_what_was_deep_enough_when_subscribed_is_the_past() -> None:
     assert review(old, young).notices == (notice_of(young),)
 
 
-def test_told_payment_stays_told_through_a_reorg() -> None:
-    """A reorg takes no callback back, and its payment confirmed again is the same notice: nobody is called twice."""
+def test_told_payment_waits_through_a_reorg() -> None:
+    """While a reorg has taken a payment back it is not told; once it is as deep again it is the same notice."""
     deep = entry_of(1, state=confirmed(TIP - 5))
     for after in (replace(deep, state=entry_of(1).state), replace(deep, state=confirmed(TIP, branch=1))):
-        assert review(after, told=[notice_of(deep)]).notices == (notice_of(deep),)
+        found = review(after, told=[notice_of(deep)])
+        assert (found.notices, found.awaits_more) == ((), True)
+    again = replace(deep, state=confirmed(TIP - 2, branch=1))
+    assert review(again, told=[notice_of(deep)]).notices == (notice_of(deep),)
 
 
 def test_gone_payments_are_not_told() -> None:
@@ -116,7 +119,7 @@ def test_payments_after_the_end_are_not_told_but_those_before_are() -> None:
         replace(entry_of(1, state=confirmed(TIP - 5)), seen_at=SEEN_AT + 10),
         replace(entry_of(2, state=confirmed(TIP - 5)), seen_at=SEEN_AT + 11),
     ]
-    for ended in (replace(SUBSCRIPTION, expires_at=SEEN_AT + 10), replace(SUBSCRIPTION, ended_at=SEEN_AT + 10)):
+    for ended in (replace(SUBSCRIPTION, expires_at=SEEN_AT + 11), replace(SUBSCRIPTION, last_seen_at=SEEN_AT + 10)):
         found = POLICY.review(ended, payments_of(*entries), told={}, tip_height=TIP)
         assert found.notices == (notice_of(entries[0]),)
 
@@ -148,8 +151,8 @@ def test_reorg_after_the_deep_callback_does_not_bring_the_early_one() -> None:
     """Once a payment was told as deep, a reorg that takes it back calls nobody with 0 confirmations."""
     entry = entry_of(1)
     deep, early = notice_of(entry), notice_of(entry, 0)
-    assert review(entry, policy=EARLY, told=[deep]).notices == (deep,)
-    assert review(entry, policy=EARLY, told=[deep, early]).notices == (deep,)
+    assert review(entry, policy=EARLY, told=[deep]).notices == ()
+    assert review(entry, policy=EARLY, told=[deep, early]).notices == ()
 
 
 # --- the request -------------------------------------------------------------------------------------------------

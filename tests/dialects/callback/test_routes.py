@@ -111,7 +111,7 @@ async def test_canceled_subscription_is_not_revived(caller: Caller) -> None:
         pytest.param({"expiration": "2017-04-01T05:26:35"}, "expiration is in the past", id="past"),
         pytest.param({"expiration": SEEN_AT}, "expiration is in the past", id="now"),
         pytest.param({"expiration": True}, "expiration is 'true'", id="truth value"),
-        pytest.param({"expiration": [1]}, "'expiration' is no text", id="list"),
+        pytest.param({"expiration": [1]}, "'expiration' is neither a text nor a whole number", id="list"),
     ],
 )
 async def test_wrong_field_is_named_and_nothing_is_stored(

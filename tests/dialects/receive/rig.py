@@ -44,7 +44,7 @@ async def scanned(caller: Caller, key: str = VPUB, *, used: dict[str, int] | Non
             supplies.add_supply(db, identity=chain.identity, kind=chain.kind.value, source=key, now=SEEN_AT)
             record = supplies.load_supply(db, chain.identity)
             assert record is not None
-            supplies.save_scan(db, record.chain_id, scanned_to=used_to + 21, used_to=used_to, is_scanned=True)
+            supplies.save_scan(db, record.chain_id, scanned_to=used_to + 121, used_to=used_to, ahead=20)
 
     await caller.store.transact(work)
 
