@@ -201,8 +201,9 @@ async def test_rival_that_pays_another_watched_script_replaces(live_spine: Spine
     await spine.publish()
     spine.chain.reorg(1, blocks=0)
     rival = spine.chain.replace(txid, script=THIEF_SCRIPT)
+    await spine.absorb(THIEF_SCRIPT)
+    assert [event.kind for event in await spine.feed() if event.txid == rival] == ["payment.seen"]
     spine.chain.mine(2)
-    await spine.publish()
     await spine.publish()
     assert (await spine.told_of(txid))[-2:] == ["payment.reverted", "payment.replaced"]
     assert (await spine.entries())[txid].state == Replaced(rival)
