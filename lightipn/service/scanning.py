@@ -165,4 +165,9 @@ class Scanner:
 
 def _are_scanned(db: Database, chains: Sequence[AddressChain]) -> bool:
     records = [supplies.load_supply(db, chain.identity) for chain in chains]
-    return all(record is not None and record.scanned_to > record.used_to + GAP_LIMIT for record in records)
+    return all(record is not None and _is_ready(db, record) for record in records)
+
+
+def _is_ready(db: Database, record: SupplyRecord) -> bool:
+    """Tell whether enough is known for the first address; for the next ones it is seen to when they are given away."""
+    return record.scanned_to > record.used_to + GAP_LIMIT or supplies.is_in_use(db, record)

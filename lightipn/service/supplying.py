@@ -183,7 +183,7 @@ def _next_unused(db: Database, record: SupplyRecord, chain: AddressChain) -> tup
     index = record.next_index
     while True:
         address = chain.address_at(index)
-        if supplies.is_paid(db, address):
+        if supplies.is_used(db, address):
             supplies.save_used(db, record, index)
         elif not supplies.is_taken(db, address):
             return index, address
@@ -223,7 +223,7 @@ def _check_kind(db: Database, record: SupplyRecord, siblings: Sequence[AddressCh
 
 
 def _gap_of(db: Database, record: SupplyRecord) -> int:
-    return record.next_index - 1 - supplies.load_last_paid(db, record)
+    return max(0, record.next_index - 1 - supplies.load_last_paid(db, record))
 
 
 def _state_of(db: Database, record: SupplyRecord) -> SupplyState:

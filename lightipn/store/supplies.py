@@ -79,13 +79,14 @@ def add_supply(db: Database, *, identity: bytes, kind: str, source: str, now: in
 
 
 def save_scan(db: Database, chain_id: int, *, scanned_to: int, used_to: int, ahead: int) -> None:
-    """Record how far a scan is; addresses are given away from behind the last used one on.
+    """Record how far a scan is; the first address that is given away is the one behind the last used one.
 
     Args:
         ahead: so many unused addresses must have been looked at behind the last used and the last given one.
     """
     db.execute(
-        "UPDATE address_chain SET scanned_to = ?, used_to = max(used_to, ?), next_index = max(next_index, ?)"
+        "UPDATE address_chain SET scanned_to = ?, used_to = max(used_to, ?), next_index = iif(EXISTS"
+        " (SELECT 1 FROM issued_address WHERE issued_address.chain_id = address_chain.chain_id), next_index, ?)"
         " WHERE chain_id = ?",
         [scanned_to, used_to, used_to + 1, chain_id],
     )
@@ -170,8 +171,9 @@ def is_taken(db: Database, address: Address) -> bool:
 def save_used(db: Database, record: SupplyRecord, index: int) -> None:
     """Record that an index has a history although nobody was given it: the next one is given away behind it."""
     db.execute(
-        "UPDATE address_chain SET used_to = max(used_to, ?), next_index = max(next_index, ?) WHERE chain_id = ?",
-        [index, index + 1, record.chain_id],
+        "UPDATE address_chain SET used_to = max(used_to, ?), next_index = max(next_index, ?),"
+        " is_scanned = (is_scanned AND scanned_to > ?) WHERE chain_id = ?",
+        [index, index + 1, index + LEAST_AHEAD, record.chain_id],
     )
 
 

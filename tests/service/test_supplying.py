@@ -384,6 +384,26 @@ async def test_twenty_unpaid_addresses_are_the_limit(desk: Desk) -> None:
     assert await desk.refusal_of() == "400 gap-too-large"
 
 
+async def test_address_that_was_used_far_ahead_is_not_given_away(desk: Desk) -> None:
+    """What was used beyond the first twenty is found before its turn comes, and left out."""
+    desk.use(26, 30)
+    await desk.scan()
+    for _ in range(GAP_LIMIT - 1):
+        await desk.scan()
+    await desk.pay(15)
+    given = []
+    for _ in range(10):
+        given.append((await desk.scan()).index)
+    assert given == [20, 21, 22, 23, 24, 25, 27, 28, 29, 31]
+
+
+async def test_address_that_is_paid_before_its_turn_is_not_given_away(desk: Desk) -> None:
+    """The next addresses are watched from the first one on: one that the wallet uses meanwhile is left out."""
+    await desk.scan()
+    await desk.pay(2)
+    assert [(await desk.scan()).index for _ in range(3)] == [1, 3, 4]
+
+
 async def test_gap_begins_behind_what_was_used_before(desk: Desk) -> None:
     """Addresses that were used before the first call are no gap."""
     desk.use(6)
