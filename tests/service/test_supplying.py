@@ -391,9 +391,7 @@ async def test_address_that_was_used_far_ahead_is_not_given_away(desk: Desk) -> 
     for _ in range(GAP_LIMIT - 1):
         await desk.scan()
     await desk.pay(15)
-    given = []
-    for _ in range(10):
-        given.append((await desk.scan()).index)
+    given = [(await desk.scan()).index for _ in range(10)]
     assert given == [20, 21, 22, 23, 24, 25, 27, 28, 29, 31]
 
 
