@@ -173,16 +173,14 @@ class FailingHost:
 def load_failing_hosts(db: Database, *, limit: int) -> list[FailingHost]:
     """Return the hosts whose messages are tried in vain, those with most messages first."""
     rows = db.execute(
-        "SELECT host, count(*), max(failures), max(message_key) FROM message"
+        "SELECT host, count(*), max(failures), max((SELECT max(attempt_id) FROM attempt"
+        " WHERE attempt.message_key = message.message_key AND outcome IS NOT NULL)) FROM message"
         f" WHERE {_IS_PENDING} AND is_held = 0 AND failures >= 2 GROUP BY host ORDER BY 2 DESC LIMIT ?",
         [limit],
     ).fetchall()
     found = []
-    for host, messages, failures, message_key in rows:
-        row = db.execute(
-            "SELECT outcome, status, trouble FROM attempt WHERE message_key = ? ORDER BY attempt_id DESC LIMIT 1",
-            [message_key],
-        ).fetchone()
+    for host, messages, failures, attempt_id in rows:
+        row = db.execute("SELECT outcome, status, trouble FROM attempt WHERE attempt_id = ?", [attempt_id]).fetchone()
         outcome, status, trouble = row or ("", None, "")
         last_trouble = trouble or (f"{status} {outcome}" if status else outcome or "")
         found.append(FailingHost(host=host, messages=messages, failures=failures, last_trouble=last_trouble))
