@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pytest
+import structlog
 import trio
 
 from lightipn.bitcoin.header import RETARGET_BLOCKS, parse_header
@@ -10,8 +11,9 @@ from lightipn.bitcoin.network import REGTEST
 from lightipn.chain.checkpoint import Checkpoint, Checkpoints
 from lightipn.errors import HeaderError, SourceUnavailableError
 from lightipn.simulator.blocks import SimulatedChain
+from lightipn.tracker.chain_follower import MAX_FUTURE_S
 from tests.builders import mined_run, raw_header
-from tests.tracker.rig import GENESIS, ONE, THREE, TWO, OpenSpine, Spine, hashes_of
+from tests.tracker.rig import GENESIS, NOW, ONE, THREE, TWO, OpenSpine, Spine, hashes_of
 
 # --- extending -----------------------------------------------------------------------------------------------------
 
@@ -366,6 +368,21 @@ async def test_header_without_work_is_reported(spine: Spine) -> None:
         await spine.tracker.follower.header_at(21, ONE)
     assert len(spine.source.reports) == 2
     assert spine.tracker.follower.chain.tip_height == 20
+
+
+async def test_header_from_the_future_waits_for_its_time(spine: Spine) -> None:
+    """A block more than two hours ahead of our clock is not followed, and is no lie: our own clock may be wrong."""
+    ours = spine.hashes()
+    ahead = raw_header(spine.tracker.follower.chain.tip_hash, time=int(NOW) + MAX_FUTURE_S + 1, is_mined=True)
+    with structlog.testing.capture_logs() as logs:
+        await spine.source.tell_tip(21, raw_header=ahead)
+        await spine.settle()
+    assert (spine.hashes(), spine.source.reports) == (ours, [])
+    assert [log["ahead_s"] for log in logs if log["event"] == "tracker.header_from_the_future"] == [MAX_FUTURE_S + 1]
+    spine.clock.now += 1
+    await spine.source.tell_tip(21, raw_header=ahead)
+    await spine.settle()
+    assert spine.tracker.follower.chain.tip_hash == parse_header(ahead).block_hash
 
 
 async def test_pages_that_repeat_themselves_are_reported(spine: Spine) -> None:
