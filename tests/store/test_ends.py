@@ -4,6 +4,8 @@ What was seen before the end is still told when it reaches its depth, and what w
 then is the script let go of, unless somebody else follows it.
 """
 
+from dataclasses import replace
+
 import pytest
 
 from lightipn.ledger.entries import LedgerEntry, Replaced
@@ -231,6 +233,32 @@ def test_script_without_news_is_let_go_of_at_the_end(tipped: Database) -> None:
     assert not is_followed(tipped)
     assert changes_of(tipped) == REMOVED
     assert load(tipped).state is CANCELED  # the subscription stays to be shown
+
+
+def test_payment_in_the_second_of_the_end_is_after_it(tipped: Database) -> None:
+    """Whatever was not known when a subscription was canceled is not told, though it is seen in the same second."""
+    subscription = subscribe_to_each(tipped)
+    pay_at_tip(tipped, replace(entry_of(1), seen_at=LATER - 9))
+    end(tipped, subscription)
+    pay_at_tip(tipped, replace(entry_of(2), seen_at=LATER))
+    assert len(outbox.load_messages(tipped, subscription.subscription_id)) == 1
+
+
+def test_message_that_is_no_longer_so_is_known(tipped: Database) -> None:
+    """What was withdrawn is false, and so is what was heard of a payment that is gone; what still stands is not."""
+    subscription = subscribe_to_each(tipped)
+    pay_at_tip(tipped, entry_of(1), entry_of(2), entry_of(3))
+    held = outbox.load_messages(tipped, subscription.subscription_id).values()
+    keys_of = {message.txid: message_key for message_key, message in held}
+
+    def false_ones() -> list[int]:
+        return [number for number in (1, 2, 3) if deliveries.is_false(tipped, keys_of[txid_of(number)])]
+
+    pay_at_tip(tipped, replace(entry_of(2), state=Replaced(txid_of(9))))
+    assert false_ones() == [2]
+    hear_all(tipped)
+    pay_at_tip(tipped, replace(entry_of(3), state=Replaced(txid_of(9))))
+    assert false_ones() == [2, 3]
 
 
 def test_script_is_followed_while_a_payment_may_still_be_told(tipped: Database) -> None:
