@@ -15,6 +15,7 @@ from pathlib import Path
 import structlog
 import trio
 
+from lightipn.api.accounts import AccountApi
 from lightipn.api.feed import feed_routes
 from lightipn.api.frame import build_app
 from lightipn.api.health import Readiness, health_routes
@@ -25,6 +26,7 @@ from lightipn.config import Config
 from lightipn.delivery.dispatcher import Dispatcher
 from lightipn.delivery.guard import AddressRules
 from lightipn.delivery.sender import Sender, open_sender
+from lightipn.dialects.blockcypher.routes import blockcypher_routes
 from lightipn.dialects.callback.routes import CallbackApi
 from lightipn.dialects.ipn.routes import ipn_routes
 from lightipn.dialects.receive.routes import ReceiveApi
@@ -32,6 +34,7 @@ from lightipn.electrum.pool import ServerPool
 from lightipn.electrum.source import ElectrumSource
 from lightipn.errors import LightIPNError, StoreError
 from lightipn.parts import (
+    account_hooks_of,
     address_rules_of,
     callback_policy_of,
     checkpoints_of,
@@ -39,6 +42,7 @@ from lightipn.parts import (
     ipn_settings_of,
     policies_of,
     servers_of,
+    webhook_key_of,
 )
 from lightipn.service.desk import Service
 from lightipn.service.ground import Doorbells, Ground, no_bell
@@ -90,6 +94,7 @@ async def open_service_tools(config: Config, *, creates: bool = False) -> AsyncI
                 is_tip_proved=lambda: False,
                 is_connected=lambda: False,
                 clock=time.time,
+                account_hooks=account_hooks_of(),
             )
         )
 
@@ -155,6 +160,8 @@ async def _build(config: Config, store: Store, sender: Sender, rules: AddressRul
             is_tip_proved=lambda: tracker.follower.is_tip_proved,
             is_connected=lambda: bool(source.connected()),
             clock=time.time,
+            outside=tracker.questions,
+            account_hooks=account_hooks_of(),
         )
     )
     return _Rooms(
@@ -209,6 +216,11 @@ async def _run(
     doorkeeper = Doorkeeper(rooms.service, anonymous=rooms.config.api.anonymous)
     routes = [
         *health_routes(rooms.readiness),
+        *AccountApi(
+            service=rooms.service,
+            doorkeeper=doorkeeper,
+            credit_confirmations=rooms.config.accounts.credit_confirmations,
+        ).routes(),
         *feed_routes(rooms.service, doorkeeper),
         *ipn_routes(rooms.service, doorkeeper, ipn_settings_of(rooms.config)),
         *CallbackApi(
@@ -219,6 +231,15 @@ async def _run(
             clock=time.time,
         ).routes(),
         *ReceiveApi(service=rooms.service, doorkeeper=doorkeeper).routes(),
+        *blockcypher_routes(
+            rooms.service,
+            doorkeeper,
+            network=rooms.config.network,
+            public_url=rooms.config.api.public_url,
+            webhook_key=webhook_key_of(rooms.config),
+            connected=lambda: len(rooms.source.connected()),
+            clock=time.time,
+        ),
     ]
     app = build_app(routes, stop_for=stop_for)
     host, port = listener.getsockname()[:2]
@@ -233,7 +254,11 @@ async def _run(
         )
         background.start_soon(save_servers, rooms.store, rooms.pool)
         background.start_soon(
-            keep_house, rooms.store, policies_of(rooms.config), rooms.keeper.ring, rooms.dispatcher.ring
+            partial(keep_house, inactive_after_s=rooms.config.accounts.inactive_after_days * 86400.0),
+            rooms.store,
+            policies_of(rooms.config),
+            rooms.keeper.ring,
+            rooms.dispatcher.ring,
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(partial(serve_api, app, listener, stop=stop))

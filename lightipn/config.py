@@ -76,6 +76,22 @@ class CallbackConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BlockcypherConfig:
+    """The section ``[dialects.blockcypher]``; the key is the contents of ``public_key_file``."""
+
+    verify_signature: bool
+    public_key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountsConfig:
+    """The section ``[accounts]``."""
+
+    credit_confirmations: int
+    inactive_after_days: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogConfig:
     """The section ``[log]``."""
 
@@ -95,6 +111,8 @@ class Config:
     delivery: DeliveryConfig
     ipn: IpnConfig
     callback: CallbackConfig
+    blockcypher: BlockcypherConfig
+    accounts: AccountsConfig
     log: LogConfig
 
 
@@ -132,7 +150,7 @@ def load_config(file: Path | None = None, environment: Mapping[str, str] = os.en
     chosen = file or (Path(environment[CONFIG_VARIABLE]) if environment.get(CONFIG_VARIABLE) else None)
     if chosen is not None or DEFAULT_FILE.exists():
         values = _flattened(_read_toml(chosen or DEFAULT_FILE), "", problems)
-    by_variable = {key.variable: key for key in KEYS}
+    by_variable = {key.variable: key for key in KEYS} | {key.alias: key for key in KEYS if key.alias}
     named = {path: path for path in values}
     for variable, text in environment.items():
         if variable in by_variable:
@@ -199,6 +217,7 @@ def _config_of(checked: Mapping[str, Any]) -> Config:
         return {key.name: checked[key.path] for key in KEYS if key.section == name}
 
     ipn = section("dialects.ipn")
+    blockcypher = section("dialects.blockcypher")
     return Config(
         network=NETWORKS[checked["network"]],
         backend=checked["backend"],
@@ -208,5 +227,7 @@ def _config_of(checked: Mapping[str, Any]) -> Config:
         delivery=DeliveryConfig(**section("delivery")),
         ipn=IpnConfig(auth_token=ipn.pop("auth_token_file"), **ipn),
         callback=CallbackConfig(**section("dialects.callback")),
+        blockcypher=BlockcypherConfig(public_key=blockcypher.pop("public_key_file"), **blockcypher),
+        accounts=AccountsConfig(**section("accounts")),
         log=LogConfig(**section("log")),
     )

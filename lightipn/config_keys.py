@@ -8,7 +8,7 @@ from lightipn import config_values as read
 from lightipn.bitcoin.network import NETWORKS
 
 ENVIRONMENT_PREFIX = "LIGHTIPN_"
-DIALECTS = ("ipn", "callback", "receive")
+DIALECTS = ("ipn", "callback", "receive", "blockcypher")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,7 @@ class Key:
 
     Args:
         shown: how the example writes it where that differs from the default; it is then a comment.
+        alias: another environment variable that says it, from a system that LightIPN follows.
     """
 
     section: str
@@ -25,6 +26,7 @@ class Key:
     read: Callable[[Any], Any]
     meaning: str
     shown: str = ""
+    alias: str = ""
 
     @property
     def path(self) -> str:
@@ -183,6 +185,38 @@ KEYS = (
         False,
         read.boolean,
         "Whether there is a callback at 0 confirmations too; the body then has the field confirmations.",
+    ),
+    Key(
+        "dialects.blockcypher",
+        "verify_signature",
+        True,
+        read.boolean,
+        "Whether webhooks of the real BlockCypher that come in must be signed. They are hints, and never evidence.\n"
+        "# VERIFY_BLOCKCYPHER_SIGNATURE in the environment says the same.",
+        alias="VERIFY_BLOCKCYPHER_SIGNATURE",
+    ),
+    Key(
+        "dialects.blockcypher",
+        "public_key_file",
+        "",
+        read.public_key_file,
+        "File with the PEM of the P-256 public key that they are signed with. Default: BlockCypher's own.",
+        shown='"webhooks.pem"',
+    ),
+    Key(
+        "accounts",
+        "credit_confirmations",
+        2,
+        read.integer(1, 1000),
+        "Blocks: the depth at which a new account credits a deposit, unless it is made with another one.",
+    ),
+    Key(
+        "accounts",
+        "inactive_after_days",
+        90,
+        read.integer(0, 36500),
+        "Days without a payment after which an account's address loses its webhooks; its payments count all the same.\n"
+        "# 0: never.",
     ),
     Key("log", "level", "info", read.choice("debug", "info", "warning", "error"), "Least level that is logged."),
     Key(

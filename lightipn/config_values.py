@@ -126,6 +126,25 @@ def ip_network(value: Any) -> IpNetwork:
         raise ValueError(f"{value!a} is no network, want CIDR such as 127.0.0.0/8") from None
 
 
+def public_key_file(value: Any) -> str:
+    """Read the public key out of the PEM file that the operator names."""
+    from lightipn.outbox.signature import check_public_key
+
+    if not text(value):
+        return ""
+    try:
+        pem = path(value).read_text("ascii")
+    except OSError as error:
+        raise ValueError(f"cannot read {value!a} ({error.strerror})") from error
+    except UnicodeError:
+        raise ValueError(f"{value!a} holds more than ASCII text") from None
+    try:
+        check_public_key(pem)
+    except ValueError as error:
+        raise ValueError(f"{value!a}: {error}") from None
+    return pem
+
+
 def secret_file(value: Any) -> str:
     """Read the secret out of the file that the operator names."""
     if not text(value):

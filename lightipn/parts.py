@@ -7,20 +7,48 @@ from lightipn.bitcoin.network import Network
 from lightipn.chain.checkpoint import Checkpoints, parse_checkpoints
 from lightipn.config import Config
 from lightipn.delivery.guard import AddressRules
+from lightipn.dialects.blockcypher.objects import names_of
+from lightipn.dialects.blockcypher.policy import BlockcypherPolicy
+from lightipn.dialects.blockcypher.wire import Event, HookTerms
+from lightipn.dialects.blockcypher.wire import encode_terms as encode_hook_terms
 from lightipn.dialects.callback.policy import CallbackPolicy
 from lightipn.dialects.ipn.policy import IpnPolicy
 from lightipn.dialects.ipn.routes import IpnSettings
 from lightipn.dialects.receive.policy import ReceivePolicy
 from lightipn.electrum.address import ServerAddress, parse_server_address, parse_server_list
 from lightipn.electrum.connection import Connector
-from lightipn.outbox.messages import Policy
+from lightipn.outbox.policy import Policy
 from lightipn.proxy import parse_proxy
+from lightipn.service.ground import AccountHooks
 
 
 def policies_of(config: Config) -> dict[str, Policy]:
     """Return every dialect's policy, by the dialect's name."""
     ipn = IpnPolicy(max_retry_interval_s=config.ipn.max_retry_interval_s, auth_token=config.ipn.auth_token)
-    return {"ipn": ipn, "callback": callback_policy_of(config), "receive": ReceivePolicy()}
+    public_url = config.api.public_url
+    blockcypher = BlockcypherPolicy(
+        network=config.network,
+        transactions_url=f"{public_url}/v1/btc/{names_of(config.network)[0]}/txs" if public_url else "",
+    )
+    return {
+        "ipn": ipn,
+        "callback": callback_policy_of(config),
+        "receive": ReceivePolicy(),
+        "blockcypher": blockcypher,
+    }
+
+
+def account_hooks_of() -> AccountHooks:
+    """Return the hooks that an account's addresses get: what its flow of locking, crediting and failing needs."""
+    events = (Event.UNCONFIRMED, Event.CONFIRMED, Event.CONFIRMATION, Event.DOUBLE_SPEND)
+    return AccountHooks(dialect="blockcypher", terms=tuple(encode_hook_terms(HookTerms(event)) for event in events))
+
+
+def webhook_key_of(config: Config) -> str:
+    """Return the PEM of the key that the real BlockCypher's webhooks are signed with; empty where any are taken."""
+    if not config.blockcypher.verify_signature:
+        return ""
+    return config.blockcypher.public_key or _shipped("blockcypher.pem")
 
 
 def callback_policy_of(config: Config) -> CallbackPolicy:

@@ -11,9 +11,11 @@ from lightipn.chain.history import UNKNOWN, Status
 from lightipn.chain.source import Misbehaviour, ServerState
 from lightipn.electrum.pool import ServerPool
 from lightipn.electrum.source import ElectrumSource
-from lightipn.outbox.messages import Policy
+from lightipn.outbox.policy import Policy
+from lightipn.store import accounts as account_store
 from lightipn.store import events as event_store
 from lightipn.store import evidence as evidence_store
+from lightipn.store import hooks as hook_store
 from lightipn.store import ledger as ledger_store
 from lightipn.store import outbox as outbox_store
 from lightipn.store import reviews
@@ -25,6 +27,7 @@ from lightipn.store.ledger import WatchChange
 LOOK_AT_DATABASE_S = 1.0
 HOUSEKEEPING_S = 60.0
 WATCH_CHANGES_PAGE = 1000
+RETIRED_PAGE = 100
 SAVE_SERVERS_AT_MOST_EVERY_S = 1.0
 
 
@@ -114,17 +117,41 @@ def _save_servers(db: Database, *, states: list[ServerState], evidence: list[Mis
             event_store.save_server_event(db, server=found.server, reason=found.contradiction, now=now)
 
 
-async def keep_house(store: Store, policies: Mapping[str, Policy], *bells: Callable[[], None]) -> None:
-    """End what has expired, forget what was merely looked up, and mend due times of a clock that was ahead."""
+async def keep_house(
+    store: Store, policies: Mapping[str, Policy], *bells: Callable[[], None], inactive_after_s: float = 0.0
+) -> None:
+    """End what has expired, forget what was merely looked up, and mend due times of a clock that was ahead.
+
+    Args:
+        inactive_after_s: an account's address to which nothing was paid for so long loses its hooks; 0 for never.
+    """
     while True:
         await _end_subscriptions(store, policies)
         dropped = 1
         while dropped:
             dropped = await store.transact(lambda db: ledger_store.drop_unwanted_scripts(db, now=int(time.time())))
         await store.transact(lambda db: outbox_store.pull_in_due_times(db, now=time.time()))
+        if inactive_after_s:
+            await store.transact(lambda db: retire_addresses(db, before=int(time.time() - inactive_after_s)))
         for ring in bells:
             ring()
         await trio.sleep(HOUSEKEEPING_S)
+
+
+def retire_addresses(db: Database, *, before: int) -> int:
+    """Remove the hooks of account addresses to which nothing was paid since a time; return how many addresses.
+
+    Args:
+        before: unix seconds.
+    """
+    unused = account_store.load_unused(db, before=before, limit=RETIRED_PAGE)
+    for address in unused:
+        for hook_id in address.hook_ids:
+            hook = hook_store.load_hook(db, hook_id)
+            if hook is not None:  # else its owner removed it
+                reviews.drop_hook(db, hook, now=time.time())
+        account_store.save_inactive(db, address)
+    return len(unused)
 
 
 async def _end_subscriptions(store: Store, policies: Mapping[str, Policy]) -> None:

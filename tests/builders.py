@@ -18,7 +18,8 @@ from lightipn.chain.checkpoint import Checkpoint
 from lightipn.chain.headers import HeaderChain
 from lightipn.chain.verifier import Confirmed, Unconfirmed
 from lightipn.ledger.entries import LedgerEntry, PaymentState, ScriptPayments
-from lightipn.outbox.messages import Message, MessageState, Subscription, SubscriptionState
+from lightipn.outbox.messages import Message, MessageState
+from lightipn.outbox.subscriptions import Subscription, SubscriptionState
 
 EASY_BITS = REGTEST.pow_limit_bits  # every second hash meets it
 BLOCK_SPACING_S = 600

@@ -10,7 +10,7 @@ from lightipn.bitcoin.address import Address, address_of, parse_address
 from lightipn.bitcoin.hashes import ScriptHash
 from lightipn.bitcoin.network import REGTEST
 from lightipn.chain.history import UNKNOWN, Status
-from lightipn.outbox.messages import SubscriptionState
+from lightipn.outbox.subscriptions import SubscriptionState
 from lightipn.simulator import forge
 from lightipn.store import ledger as ledger_store
 from lightipn.store import subscriptions as subscription_store

@@ -51,8 +51,7 @@ async def parameters_of(request: Request, *, mend: Callable[[bytes], bytes] = by
     Raises:
         RequestError: bad UTF-8, bad JSON, too large, or a parameter given twice with different values.
     """
-    raw_query = request.scope.get("query_string", b"")
-    found = _parse_form(raw_query, "query")
+    found = query_of(request)
     if request.method in ("POST", "PUT", "PATCH", "DELETE"):
         body = mend(await body_of(request))
         if body.strip():
@@ -60,6 +59,15 @@ async def parameters_of(request: Request, *, mend: Callable[[bytes], bytes] = by
             is_json = kind == "application/json" or body.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{"
             _merge(found, _parse_json(body) if is_json else _parse_form(body, "body"))
     return found
+
+
+def query_of(request: Request) -> dict[str, str]:
+    """Read the parameters of a request's query alone.
+
+    Raises:
+        RequestError: bad UTF-8, too many, or one given twice with different values.
+    """
+    return _parse_form(request.scope.get("query_string", b""), "query")
 
 
 def _parse_form(raw: bytes, where: str) -> dict[str, str]:

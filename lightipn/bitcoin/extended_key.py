@@ -41,6 +41,8 @@ _VERSIONS = {
     bytes.fromhex("044a5262"): (ScriptKind.P2SH_P2WPKH, False),
     bytes.fromhex("045f1cf6"): (ScriptKind.P2WPKH, False),
 }
+# BIP-44, BIP-49, BIP-84: the descriptor of each kind that a prefix can say.
+_SHAPES = {ScriptKind.P2PKH: "pkh({})", ScriptKind.P2SH_P2WPKH: "sh(wpkh({}))", ScriptKind.P2WPKH: "wpkh({})"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,27 @@ def parse_receive_chains(
     chains = {each: _chain_of(branch, each, network) for each in ScriptKind}
     _probed(chains[ScriptKind.P2PKH])  # where one kind has addresses, all have
     return chains[kind or kind_of_prefix], tuple(chains.values())
+
+
+def descriptor_of(text: str, network: Network, *, branch: int | None) -> str:
+    """Return the descriptor of an extended public key's own children, or of those of one of its branches.
+
+    Args:
+        text: xpub, ypub, zpub, tpub, upub or vpub: the prefix chooses the kind of script.
+        branch: 0 to 2,147,483,647; None for the children of the very key.
+
+    Raises:
+        RequestError: ``bad-key``, ``bad-index``.
+    """
+    key, kind = _parse_extended_key(_bounded(text), network)
+    if branch is not None and not 0 <= branch <= MAX_CHILD_INDEX:
+        raise RequestError(f"subchain index is {branch}, want 0 to {MAX_CHILD_INDEX}", code="bad-index")
+    is_mainnet = network.name == "mainnet"
+    plain = next(version for version, found in _VERSIONS.items() if found == (ScriptKind.P2PKH, is_mainnet))
+    path = "*" if branch is None else f"{branch}/*"
+    descriptor = _SHAPES[kind].format(f"{key.to_base58(version=plain)}/{path}")
+    _parse_descriptor(descriptor, network)
+    return descriptor
 
 
 def _probed(chain: AddressChain) -> AddressChain:

@@ -169,3 +169,47 @@ def _read_outputs(reader: _Reader) -> tuple[TxOutput, ...]:
     if total_sat > MAX_MONEY_SAT:
         raise TransactionError(f"outputs pay {total_sat} sat together, want at most {MAX_MONEY_SAT}")
     return tuple(outputs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TxInput:
+    """What an input says beside the outpoint that it spends: its script, and its sequence number."""
+
+    script: bytes
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransactionDetails:
+    """What a transaction says that no verdict needs.
+
+    Args:
+        lock_time: a height, or unix seconds from 500,000,000 on; 0 for none.
+        vbytes: its virtual size (BIP-141), by which fees are counted.
+    """
+
+    version: int
+    lock_time: int
+    inputs: tuple[TxInput, ...]
+    vbytes: int
+
+
+def details_of(transaction: Transaction) -> TransactionDetails:
+    """Read the details out of a parsed transaction's bytes."""
+    raw = transaction.raw
+    _, stripped_bytes = _parse(raw)
+    reader = _Reader(raw)
+    version = reader.number(4)
+    if raw[4:6] == b"\x00\x01":
+        reader.take(2)
+    inputs = []
+    for _ in range(reader.compact_size()):
+        reader.take(36)
+        script = reader.take(reader.compact_size())
+        inputs.append(TxInput(script=script, sequence=reader.number(4)))
+    return TransactionDetails(
+        version=version,
+        lock_time=int.from_bytes(raw[-4:], "little"),
+        inputs=tuple(inputs),
+        vbytes=(3 * stripped_bytes + len(raw) + 3) // 4,
+    )

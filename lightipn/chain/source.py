@@ -132,6 +132,17 @@ class WatchStatistics:
     oldest_gap_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class FeeHistogram:
+    """What a server claims of its mempool: fee rates (satoshis a virtual byte), and the virtual bytes at each."""
+
+    steps: tuple[tuple[float, int], ...]
+
+    def vbytes_above(self, fee_rate: float) -> int:
+        """Return how much of the mempool pays a higher rate."""
+        return sum(vbytes for rate, vbytes in self.steps if rate > fee_rate)
+
+
 class ChainSource(Protocol):
     """A supplier of evidence about the chain.
 
@@ -182,6 +193,23 @@ class ChainSource(Protocol):
         self, txid: Txid, *, server: str = "", prefer: str = "", avoid: AbstractSet[str] = frozenset()
     ) -> RawTransaction:
         """Return raw bytes; whom is asked is said as for ``fetch_merkle_branch``."""
+
+    async def fetch_fee_histogram(self, *, server: str) -> FeeHistogram:
+        """Return what a server claims of its mempool's fees."""
+
+    async def fetch_fee_rate(self, target_blocks: int, *, server: str) -> float | None:
+        """Return the fee rate that a server claims to be enough within so many blocks.
+
+        Returns:
+            Satoshis a virtual byte; None where the server has no estimate.
+        """
+
+    async def broadcast(self, raw: bytes, *, server: str) -> None:
+        """Hand a transaction to a server.
+
+        Raises:
+            SourceRefusedError: the server refuses it, or has it in a block already.
+        """
 
     async def fetch_history(self, scripthash: ScriptHash, *, server: str) -> History:
         """Return what a server lists for a scripthash now; not judged."""

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lightipn.cli import delivery, events, key, serve, server, status, watch, xpub
+from lightipn.cli import account, delivery, events, key, serve, server, status, watch, xpub
 
 app = typer.Typer(
     name="lightipn",
@@ -20,6 +20,7 @@ app.command()(serve.init)
 app.command("check-config")(serve.check_config)
 app.command()(status.status)
 app.command()(events.events)
+app.add_typer(account.app, name="account")
 app.add_typer(key.app, name="key")
 app.add_typer(watch.app, name="watch")
 app.add_typer(delivery.app, name="delivery")

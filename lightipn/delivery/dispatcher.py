@@ -13,7 +13,7 @@ import structlog
 import trio
 
 from lightipn.delivery.sender import Sender
-from lightipn.outbox.messages import Policy
+from lightipn.outbox.policy import Policy
 from lightipn.outbox.verdict import Outcome
 from lightipn.store import attempts as attempt_store
 from lightipn.store.attempts import Claim

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from lightipn.bitcoin.hashes import BlockHash, ScriptHash, Txid, hash_from_hex, hex_of
 from lightipn.bitcoin.header import HEADER_BYTES
 from lightipn.chain.history import History, HistoryEntry, Status
-from lightipn.chain.source import MerkleBranch
+from lightipn.chain.source import FeeHistogram, MerkleBranch
 from lightipn.electrum.protocol import Call
 from lightipn.errors import ProtocolError
 
@@ -18,6 +18,11 @@ CLIENT_NAME = "lightipn"
 PROTOCOL_RANGE = ("1.4", "1.6")
 MAX_HEADERS = 2016
 MAX_HEIGHT = 1 << 31
+MAX_HISTOGRAM_STEPS = 10_000
+MAX_VBYTES = 1 << 40
+# Nobody ever paid such a rate: 100 BTC for a small transaction.
+MAX_FEE_RATE = 50_000_000.0
+SAT_PER_VBYTE = 100_000.0  # of one BTC per 1,000 virtual bytes
 LOWEST_PROTOCOL = (1, 4)
 HIGHEST_PROTOCOL = (1, 6)
 # A name and a number, and nothing else of what a server says of itself: the rest could be a message to the operator.
@@ -87,6 +92,21 @@ def merkle_call(txid: Txid, height: int) -> Call:
 def balance_call(scripthash: ScriptHash) -> Call:
     """``blockchain.scripthash.get_balance``; only ever asked whether it is nothing."""
     return Call("blockchain.scripthash.get_balance", (hex_of(scripthash),))
+
+
+def histogram_call() -> Call:
+    """``mempool.get_fee_histogram``."""
+    return Call("mempool.get_fee_histogram", ())
+
+
+def fee_call(target_blocks: int) -> Call:
+    """``blockchain.estimatefee``."""
+    return Call("blockchain.estimatefee", (target_blocks,))
+
+
+def broadcast_call(raw: bytes) -> Call:
+    """``blockchain.transaction.broadcast``."""
+    return Call("blockchain.transaction.broadcast", (raw.hex(),))
 
 
 def headers_call(start: int, count: int) -> Call:
@@ -204,6 +224,32 @@ def decode_history(result: object) -> History:
         height = _height(row.get("height"), "a height in every history entry", lowest=-1)
         entries.append(HistoryEntry(txid, height if height > 0 else None, has_unconfirmed_parent=height == -1))
     return tuple(entries)
+
+
+def decode_histogram(result: object) -> FeeHistogram:
+    """Read pairs of a fee rate (satoshis a virtual byte) and the virtual bytes at it."""
+    what = "a histogram as a list of fee rates and sizes"
+    if not isinstance(result, list) or len(result) > MAX_HISTOGRAM_STEPS:
+        raise _refusal(what)
+    steps = []
+    for item in result:
+        match item:
+            case [int() | float() as rate, int() as vbytes] if 0 <= rate <= MAX_FEE_RATE and 0 <= vbytes < MAX_VBYTES:
+                steps.append((float(rate), vbytes))
+            case _:
+                raise _refusal(what)
+    return FeeHistogram(tuple(steps))
+
+
+def decode_fee_rate(result: object) -> float | None:
+    """Read an estimate, in BTC per 1,000 virtual bytes; a negative one stands for none."""
+    match result:
+        case int() | float() if result < 0:
+            return None
+        case int() | float() if 0 < result * SAT_PER_VBYTE <= MAX_FEE_RATE:
+            return result * SAT_PER_VBYTE
+        case _:
+            raise _refusal("a fee rate as a number")
 
 
 def decode_transaction(result: object) -> bytes:

@@ -19,6 +19,7 @@ import trio
 from lightipn.bitcoin.hashes import ScriptHash, Txid
 from lightipn.chain.history import UNKNOWN, History, Status
 from lightipn.chain.source import (
+    FeeHistogram,
     MerkleBranch,
     Misbehaviour,
     RawTransaction,
@@ -250,6 +251,32 @@ class ElectrumSource:
             return _decoded(session, lambda: methods.decode_history(answer))
 
         return await self._ask_in_turn(ask, server, "", frozenset())
+
+    async def fetch_fee_histogram(self, *, server: str) -> FeeHistogram:
+        """Return what a server claims of its mempool's fees."""
+
+        async def ask(session: Session) -> FeeHistogram:
+            answer = await session.call(methods.histogram_call())
+            return _decoded(session, lambda: methods.decode_histogram(answer))
+
+        return await self._ask_in_turn(ask, server, "", frozenset())
+
+    async def fetch_fee_rate(self, target_blocks: int, *, server: str) -> float | None:
+        """Return the fee rate that a server claims to be enough within so many blocks, in satoshis a virtual byte."""
+
+        async def ask(session: Session) -> float | None:
+            answer = await session.call(methods.fee_call(target_blocks))
+            return _decoded(session, lambda: methods.decode_fee_rate(answer))
+
+        return await self._ask_in_turn(ask, server, "", frozenset())
+
+    async def broadcast(self, raw: bytes, *, server: str) -> None:
+        """Hand a transaction to a server."""
+
+        async def ask(session: Session) -> None:
+            await session.call(methods.broadcast_call(raw))
+
+        await self._ask_in_turn(ask, server, "", frozenset())
 
     async def _ask_in_turn(
         self, ask: Callable[[Session], Awaitable[T]], server: str, prefer: str, avoid: AbstractSet[str]

@@ -1,7 +1,7 @@
 """Ledger entries: one transaction's effect on one output script, and where the transaction is."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from lightipn.bitcoin.hashes import ScriptHash, Txid
 from lightipn.bitcoin.transaction import MAX_MONEY_SAT, Outpoint
@@ -35,6 +35,7 @@ class LedgerEntry:
         spends: the outpoints that the transaction spends, of whatever script.
         sent_sat: sum of the script's own outputs among ``spends``.
         seen_at: unix seconds of our first notice.
+        gone_at: when it was replaced or dropped; None while it stands.
     """
 
     txid: Txid
@@ -45,6 +46,7 @@ class LedgerEntry:
     is_coinbase: bool
     signals_rbf: bool
     seen_at: int
+    gone_at: int | None = None
 
     @property
     def received_sat(self) -> int:
@@ -112,9 +114,31 @@ def totals_of(entries: Iterable[LedgerEntry], *, tip_height: int, confirmations:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How a payment stood in the mempool when it was first seen; all of it is claimed by servers.
+
+    Args:
+        vbytes_ahead: how much of the mempool pays a higher fee rate, in virtual bytes; None where that is not known.
+        is_contested: another transaction was seen that spends the same.
+    """
+
+    has_unconfirmed_parent: bool = False
+    vbytes_ahead: int | None = None
+    is_contested: bool = False
+
+
+UNKNOWN_STANDING = Standing()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScriptPayments:
-    """All payments of one script."""
+    """All payments of one script.
+
+    Args:
+        standings: of unconfirmed ones, where somebody asked for that.
+    """
 
     scripthash: ScriptHash
     script: bytes
     entries: dict[Txid, LedgerEntry]
+    standings: Mapping[Txid, Standing] = field(default_factory=dict)

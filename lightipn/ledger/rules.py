@@ -52,17 +52,24 @@ def absorbed(
     _mark_replaced(entries, [fact.txid for fact in verified.entries], standing_before=payments.entries)
     _mark_orphaned(entries, {fact.txid for fact in verified.entries} if listed is None else listed)
     _recount_sent(entries)
-    return _delta_of(payments, entries)
+    return _delta_of(payments, entries, now=now)
 
 
-def _delta_of(payments: ScriptPayments, entries: Mapping[Txid, LedgerEntry]) -> LedgerDelta:
-    changed = {txid: entry for txid, entry in entries.items() if payments.entries.get(txid) != entry}
+def _delta_of(payments: ScriptPayments, entries: Mapping[Txid, LedgerEntry], *, now: int) -> LedgerDelta:
+    changed = {txid: _timed(entry, now=now) for txid, entry in entries.items() if payments.entries.get(txid) != entry}
     events = tuple(
         event
         for txid, entry in changed.items()
         for event in _events_of(payments.scripthash, payments.entries.get(txid), entry, entries)
     )
     return LedgerDelta(scripthash=payments.scripthash, entries=tuple(changed.values()), events=events)
+
+
+def _timed(entry: LedgerEntry, *, now: int) -> LedgerEntry:
+    """Return a changed entry that says when it was lost, if it was."""
+    if not isinstance(entry.state, GONE):
+        return entry if entry.gone_at is None else replace(entry, gone_at=None)
+    return entry if entry.gone_at is not None else replace(entry, gone_at=now)
 
 
 def reverted(scripthash: ScriptHash, entry: LedgerEntry) -> tuple[LedgerEntry, PaymentEvent]:
@@ -92,12 +99,12 @@ def replaced(payments: ScriptPayments, txid: Txid, by: VerifiedEntry, *, now: in
         return absorbed(payments, VerifiedHistory(entries=(by,), unproved=()), now=now)
     entries = payments.entries | {txid: replace(entry, state=Replaced(by.txid))}
     _mark_orphaned(entries, set())
-    delta = _delta_of(payments, entries)
+    delta = _delta_of(payments, entries, now=now)
     trust = TrustLevel.PROVED if isinstance(by.place, Confirmed) else trust_of(by.place.seen_by)
     return replace(delta, events=tuple(replace(event, trust=trust) for event in delta.events))
 
 
-def dropped(payments: ScriptPayments, txid: Txid, *, denied_by: int) -> LedgerDelta:
+def dropped(payments: ScriptPayments, txid: Txid, *, denied_by: int, now: int) -> LedgerDelta:
     """Let go of an unconfirmed payment that no server knows any more.
 
     Args:
@@ -106,7 +113,7 @@ def dropped(payments: ScriptPayments, txid: Txid, *, denied_by: int) -> LedgerDe
     entry = payments.entries.get(txid)
     if entry is None or not isinstance(entry.state, Unconfirmed):
         return LedgerDelta(scripthash=payments.scripthash, entries=(), events=())
-    delta = _delta_of(payments, payments.entries | {txid: replace(entry, state=Dropped())})
+    delta = _delta_of(payments, payments.entries | {txid: replace(entry, state=Dropped())}, now=now)
     return replace(delta, events=tuple(replace(event, trust=trust_of(denied_by)) for event in delta.events))
 
 

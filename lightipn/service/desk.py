@@ -1,9 +1,12 @@
 """The one desk that routes and commands come to; each subject is a part of it."""
 
+from lightipn.service.accounting import Accounts
 from lightipn.service.callbacks import Callbacks
 from lightipn.service.delivering import Deliveries
 from lightipn.service.feed import Feed
 from lightipn.service.ground import Ground
+from lightipn.service.hooking import Hooks
+from lightipn.service.lookups import Lookups
 from lightipn.service.owners import Owners
 from lightipn.service.scanning import Scanner
 from lightipn.service.servers import Servers
@@ -11,6 +14,8 @@ from lightipn.service.subscribing import Subscriptions
 from lightipn.service.summary import Summary, load_summary
 from lightipn.service.supplying import Supplies
 from lightipn.service.totals import Totals
+from lightipn.service.transactions import Transactions
+from lightipn.service.wallets import Wallets
 
 OPERATOR = "operator"
 """The owner of what the command line adds."""
@@ -27,8 +32,13 @@ class Service:
         self.subscriptions = Subscriptions(ground)
         self.scanner = Scanner(ground)
         self.supplies = Supplies(ground, self.scanner)
+        self.hooks = Hooks(ground)
+        self.wallets = Wallets(ground, self.hooks, self.supplies)
+        self.accounts = Accounts(ground, self.hooks, self.supplies)
         self.callbacks = Callbacks(ground)
-        self.totals = Totals(ground)
+        self.lookups = Lookups(ground)
+        self.totals = Totals(ground, self.lookups)
+        self.transactions = Transactions(ground, self.lookups)
         self.deliveries = Deliveries(ground)
         self.feed = Feed(ground)
         self.servers = Servers(ground)

@@ -1,12 +1,16 @@
 """What every part of the service stands on."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import trio
 
+from lightipn.bitcoin.hashes import Txid
 from lightipn.bitcoin.network import Network
-from lightipn.outbox.messages import Policy
+from lightipn.bitcoin.transaction import Transaction, TxOutput
+from lightipn.errors import SourceUnavailableError
+from lightipn.outbox.policy import Policy
 from lightipn.store.database import Store
 
 
@@ -28,6 +32,62 @@ def no_bell() -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AccountHooks:
+    """Which hooks an account's addresses get.
+
+    Args:
+        dialect: that they are of.
+        terms: of each, as JSON of the dialect's own shape.
+    """
+
+    dialect: str
+    terms: tuple[bytes, ...]
+
+
+NO_ACCOUNT_HOOKS = AccountHooks(dialect="", terms=())
+
+
+class Outside(Protocol):
+    """What can only be asked of the network. Each raises ``SourceError``; it knows nothing of rows."""
+
+    async def transaction(self, txid: Txid) -> Transaction:
+        """Return a transaction that hashes to its txid."""
+
+    async def spent_by(self, transaction: Transaction) -> tuple[TxOutput | None, ...]:
+        """Return the outputs that a transaction spends, in order, as far as they can be had in time."""
+
+    async def broadcast(self, transaction: Transaction) -> None:
+        """Hand a transaction to the servers; one that takes it, or has it already, is enough."""
+
+    async def fee_rate(self, target_blocks: int) -> float | None:
+        """Return the fee rate that is said to be enough within so many blocks, in satoshis a virtual byte."""
+
+
+class NobodyOutside:
+    """The network as a command sees it, which talks to no server."""
+
+    async def transaction(self, txid: Txid) -> Transaction:
+        """Nobody answers."""
+        raise _nobody()
+
+    async def spent_by(self, transaction: Transaction) -> tuple[TxOutput | None, ...]:
+        """Nobody answers."""
+        raise _nobody()
+
+    async def broadcast(self, transaction: Transaction) -> None:
+        """Nobody answers."""
+        raise _nobody()
+
+    async def fee_rate(self, target_blocks: int) -> float | None:
+        """Nobody answers."""
+        raise _nobody()
+
+
+def _nobody() -> SourceUnavailableError:
+    return SourceUnavailableError("only the running service asks servers", source="")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
     """The database, and what the running process lends to it.
 
@@ -38,6 +98,8 @@ class Ground:
         is_tip_proved: whether our tip was proved since the start: before, nobody knows what is of the past.
         is_connected: whether a server is there that would tell of payments.
         clock: unix seconds.
+        outside: answers what no row says.
+        account_hooks: the hooks that an account's addresses get, where it has a URL.
     """
 
     store: Store
@@ -49,3 +111,5 @@ class Ground:
     is_tip_proved: Callable[[], bool]
     is_connected: Callable[[], bool]
     clock: Callable[[], float]
+    outside: Outside = field(default_factory=NobodyOutside)
+    account_hooks: AccountHooks = NO_ACCOUNT_HOOKS

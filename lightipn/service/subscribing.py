@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lightipn.bitcoin.address import Address, parse_address
 from lightipn.errors import RequestError
-from lightipn.outbox.messages import LIVE, Subscription, SubscriptionState
+from lightipn.outbox.subscriptions import LIVE, Subscription, SubscriptionState
 from lightipn.service.ground import Ground
 from lightipn.service.owners import check_owner
 from lightipn.store import chain, reviews, subscriptions
@@ -105,6 +105,27 @@ class Subscriptions:
         if wish.expires_at is not None and wish.expires_at <= now:
             raise RequestError("expiration is in the past", code="bad-expiration")
         return address
+
+    def taker(self, *, url: str, terms: bytes, dialect: str, owner: str) -> Callable[[Database, Address, int], None]:
+        """Return what subscribes a URL to a fresh address, inside the transaction that gives it away."""
+        now = self._ground.clock()
+        is_tip_proved = self._ground.is_tip_proved()
+
+        def take(db: Database, address: Address, index: int) -> None:
+            subscription = subscriptions.save_subscription(
+                db,
+                dialect=dialect,
+                owner=owner,
+                address=address,
+                url=url,
+                terms=terms,
+                now=int(now),
+                since_height=chain.load_tip_height(db) if is_tip_proved else None,
+                updates_terms=False,
+            )
+            reviews.review_new(db, self._ground.policies, subscription, now=now)
+
+        return take
 
     async def subscribe_to_blocks(
         self,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from lightipn.bitcoin.hashes import hex_of
 from lightipn.bitcoin.header import parse_header
 from lightipn.chain.source import ServerState
-from lightipn.store import chain, deliveries, keys, servers, subscriptions
+from lightipn.store import accounts, chain, deliveries, hooks, keys, servers, subscriptions
 from lightipn.store.database import Database
 
 # Of all pauses between two blocks one in a million is longer (exp(-14); blocks come every 600 s on average).
@@ -24,6 +24,8 @@ class Summary:
         tip: height, hash and raw header of our verified tip; None before the first header.
         held_deliveries: of the pending ones, those whose owner has no good key.
         lost_payments: those that a shop acknowledged, and that lost their block or are gone, of the last week.
+        suspended_hooks: those whose receivers fail too often.
+        negative_accounts: those from which more was booked away than is left after a deposit was lost.
         oldest_due_at: unix seconds at which the message that waits longest is or was due; None if none waits.
     """
 
@@ -36,6 +38,8 @@ class Summary:
     servers: tuple[ServerState, ...]
     failing_hosts: tuple[deliveries.FailingHost, ...]
     lost_payments: tuple[deliveries.LostPayment, ...]
+    suspended_hooks: tuple[hooks.Hook, ...]
+    negative_accounts: tuple[accounts.Account, ...]
     is_key_there: bool
 
 
@@ -69,6 +73,16 @@ def alarms_of(summary: Summary, *, now: int, is_running: bool, has_regular_block
         " nothing more is told of it, look at lightipn events"
         for lost in summary.lost_payments
     ]
+    alarms += [
+        f"hook {hook.hook_id} of {hook.owner} is suspended: {hook.errors} of its webhooks failed all quick tries."
+        " All are kept, and one an hour is tried"
+        for hook in summary.suspended_hooks
+    ]
+    alarms += [
+        f"account {account.name} of {account.owner} is at {account.balance_sat} sat: a deposit was lost after it had"
+        " been booked away: lightipn account movements"
+        for account in summary.negative_accounts
+    ]
     if summary.tip is not None and has_regular_blocks:
         age_s = now - parse_header(summary.tip[2]).time
         if age_s > OLD_TIP_S:
@@ -89,5 +103,7 @@ def load_summary(db: Database, *, now: int) -> Summary:
         servers=tuple(servers.load_servers(db)),
         failing_hosts=tuple(deliveries.load_failing_hosts(db, limit=20)),
         lost_payments=tuple(deliveries.load_lost(db, since=now - LOST_SHOWN_S, limit=20)),
+        suspended_hooks=tuple(hooks.load_suspended(db, limit=20)),
+        negative_accounts=tuple(accounts.load_negative(db, limit=20)),
         is_key_there=keys.has_live_key(db),
     )

@@ -14,8 +14,7 @@ from lightipn.errors import RequestError
 from lightipn.service.ground import Ground
 from lightipn.service.owners import check_owner
 from lightipn.service.scanning import GAP_LIMIT, SCAN_WAIT_S, Scanner, scan_pending
-from lightipn.store import chain as chain_store
-from lightipn.store import ledger, reviews, subscriptions, supplies
+from lightipn.store import ledger, supplies
 from lightipn.store.database import Database
 from lightipn.store.supplies import IssuedAddress, SupplyRecord
 
@@ -58,19 +57,20 @@ class Supplies:
     async def issue(
         self,
         *,
-        dialect: str,
         owner: str,
         key: str,
         kind: ScriptKind | None,
         url: str,
-        terms: bytes,
+        take: Callable[[Database, Address, int], None],
         gap_limit: int = GAP_LIMIT,
     ) -> FreshAddress:
-        """Give the next address of a key away, and subscribe a URL to it.
+        """Give the next address of a key away.
 
         Args:
             key: an extended public key of an account, or a descriptor.
             kind: of the scripts; None takes what the key says.
+            url: that is told of it, as ``xpub addresses`` shows it; empty for none.
+            take: records, inside the transaction, what an address is for; it is given the index as well.
             gap_limit: how many unused addresses in a row there may be.
 
         Raises:
@@ -78,12 +78,12 @@ class Supplies:
                 kind; ``gap-too-large``; 503 ``scan-pending`` while the key is looked at first; 503 ``no-server``.
         """
         check_owner(owner)
-        self._ground.check_url(url)
+        if url:
+            self._ground.check_url(url)
         chain, siblings = parse_receive_chains(key, self._ground.network, kind=kind)
         self._check_connected()
         await self._scanner.wait_scanned(siblings, source=key)
-        is_tip_proved = self._ground.is_tip_proved()
-        now = self._ground.clock()
+        now = int(self._ground.clock())
 
         def work(db: Database) -> FreshAddress | None:
             record = supplies.load_supply(db, chain.identity)
@@ -97,20 +97,8 @@ class Supplies:
                 return None
             if not supplies.is_in_use(db, record):
                 _watch_ahead(db, chain, first=index + 1, last=record.scanned_to)
-            supplies.save_issued(db, record, index=index, address=address, owner=owner, url=url, now=int(now))
-            tip_height = chain_store.load_tip_height(db)
-            subscription = subscriptions.save_subscription(
-                db,
-                dialect=dialect,
-                owner=owner,
-                address=address,
-                url=url,
-                terms=terms,
-                now=int(now),
-                since_height=tip_height if is_tip_proved else None,
-                updates_terms=False,
-            )
-            reviews.review_new(db, self._ground.policies, subscription, now=now)
+            supplies.save_issued(db, record, index=index, address=address, owner=owner, url=url, now=now)
+            take(db, address, index)
             return FreshAddress(address=address.text, index=index, url=url)
 
         return await self._given(work)

@@ -7,14 +7,16 @@ interrupted at the next start and is due again: at least once. Of one subscripti
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 from sqlite_utils import Database
 
-from lightipn.outbox.messages import Message, MessageState, Moment, OutgoingRequest, Policy, Subscription
+from lightipn.outbox.messages import Message, MessageState, OutgoingRequest
+from lightipn.outbox.policy import HookFacts, Moment, Policy
+from lightipn.outbox.subscriptions import Subscription
 from lightipn.outbox.verdict import Answer, Outcome
-from lightipn.store import chain, reviews
+from lightipn.store import chain, hooks, reviews, subscriptions, transactions
 from lightipn.store.outbox import MESSAGE_COLUMNS, MESSAGE_WIDTH, message_of, save_message, wake_late
 from lightipn.store.subscriptions import SUBSCRIPTION_COLUMNS, subscription_of
 
@@ -36,6 +38,7 @@ class Claim:
     dialect: str
     sent_payload: bytes
     request: OutgoingRequest
+    hook_id: str | None = None
 
 
 _IS_DUE = "due_at <= ? AND due_at IS NOT NULL AND is_in_flight = 0 AND is_held = 0"
@@ -78,8 +81,11 @@ def claim_due(
         busy: requests under way by host.
 
     Returns:
-        The claims, and the time at which the next message is due that was left for its time to come; None if none is.
+        The claims, and the time at which the next message is due that was left for its time to come, or may become due
+        by the clock alone; None if none is.
     """
+    reviews.wake_for_time(db, policies, now=now)
+    hooks.let_probes_through(db, now=now)
     claims: list[Claim] = []
     for host, _ in db.execute(_HOSTS, [now]).fetchall():
         host_room = min(room - len(claims), room_of(host) - busy.get(host, 0))
@@ -94,7 +100,12 @@ def claim_due(
                 claims.append(_claim(db, policies, subscription, row[MESSAGE_WIDTH], message_of(row), now=now))
             if len(taken) == host_room:
                 break
-    return claims, db.execute(_NEXT_DUE, [now]).fetchone()[0]
+    times = (
+        db.execute(_NEXT_DUE, [now]).fetchone()[0],
+        subscriptions.load_next_wake_at(db),
+        hooks.load_next_probe_at(db),
+    )
+    return claims, min((time for time in times if time is not None), default=None)
 
 
 def _claim(
@@ -109,6 +120,8 @@ def _claim(
     message = due.claimed(tip_number=chain.load_tip_number(db))
     told_height = _height_of(db, subscription, message_key, message)
     moment = _moment_of(db, message_key, told_height, now=now)
+    if subscription.hook_id is not None:
+        moment = replace(moment, hook=_hook_facts_of(db, subscription.hook_id, message_key, message, told_height))
     request = policies[subscription.dialect].request_of(subscription, message, moment)
     save_message(db, message_key, message)
     host = db.execute(
@@ -141,6 +154,7 @@ def _claim(
         dialect=subscription.dialect,
         sent_payload=message.payload,
         request=request,
+        hook_id=subscription.hook_id,
     )
 
 
@@ -164,6 +178,24 @@ def _moment_of(db: Database, message_key: int, height: int | None, *, now: float
         tip_height=tip_height,
         confirmations=0 if height is None else max(0, tip_height - height + 1),
         last_tried_at=row[0],
+    )
+
+
+def _hook_facts_of(db: Database, hook_id: str, message_key: int, message: Message, height: int | None) -> HookFacts:
+    private_key, is_own_key = hooks.load_private_key(db, hook_id)
+    last = db.execute(
+        "SELECT body FROM attempt WHERE message_key = ? ORDER BY attempt_id DESC LIMIT 1", [message_key]
+    ).fetchone()
+    known = None
+    if last is None and message.txid is not None:
+        known = transactions.load_transaction(db, message.txid)
+    return HookFacts(
+        hook_id=hook_id,
+        private_key=private_key,
+        is_own_key=is_own_key,
+        last_body=None if last is None else last[0],
+        transaction=known,
+        block_time=None if height is None else chain.load_time(db, height),
     )
 
 
@@ -193,6 +225,8 @@ def finish_attempt(
     save_message(db, claim.message_key, after)
     db.execute("UPDATE message SET is_in_flight = 0 WHERE message_key = ?", [claim.message_key])
     wake_late(db, claim.message_key, chain.load_tip_number(db), now=now)
+    if claim.hook_id is not None:
+        hooks.note_outcome(db, claim.hook_id, claim.message_key, after, outcome, now=now)
     if after.topic and after.state is not MessageState.OPEN:
         reviews.review_heard(db, policies, claim.subscription_id, now=now)
     return outcome

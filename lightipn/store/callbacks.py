@@ -6,7 +6,8 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from lightipn.outbox.messages import Message, Subscription
+from lightipn.outbox.messages import Message
+from lightipn.outbox.subscriptions import Subscription
 from lightipn.store.outbox import MESSAGE_COLUMNS, MESSAGE_WIDTH, message_of
 from lightipn.store.subscriptions import SUBSCRIPTION_COLUMNS, subscription_of
 

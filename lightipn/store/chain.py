@@ -50,6 +50,13 @@ def load_block(db: Database, height: int) -> tuple[BlockHash, bytes] | None:
     return (BlockHash(row[0]), row[1]) if row else None
 
 
+def load_time(db: Database, height: int) -> int | None:
+    """Return what the header at a height of our chain says of its time, in unix seconds; None where none is kept."""
+    found = load_block(db, height)
+    raw = load_old_header(db, height) if found is None else found[1]
+    return None if raw is None else parse_header(raw).time
+
+
 def load_height_at(db: Database, time: int) -> int:
     """Return the height that our chain had at a time, as its headers say.
 

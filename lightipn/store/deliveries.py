@@ -8,6 +8,7 @@ import msgspec
 from sqlite_utils import Database
 
 from lightipn.bitcoin.hashes import Txid
+from lightipn.store import hooks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,8 +125,10 @@ def is_false(db: Database, message_key: int) -> bool:
     found = db.execute(
         "SELECT 1 FROM message JOIN subscription USING (subscription_id) WHERE message_key = ? AND ("
         " message.state = 'withdrawn'"
-        " OR EXISTS (SELECT 1 FROM ledger_entry WHERE ledger_entry.scripthash = subscription.scripthash"
-        " AND ledger_entry.txid = message.txid AND ledger_entry.state IN ('replaced', 'dropped'))"
+        # A hook's messages say themselves what stands: one of them is just that the payment is gone.
+        " OR (hook_id IS NULL AND EXISTS (SELECT 1 FROM ledger_entry"
+        " WHERE ledger_entry.scripthash = subscription.scripthash"
+        " AND ledger_entry.txid = message.txid AND ledger_entry.state IN ('replaced', 'dropped')))"
         " OR (topic LIKE 'block:%' AND NOT EXISTS"
         " (SELECT 1 FROM header WHERE 'block:' || lower(hex(block_hash)) = message.topic)))",
         [message_key],
@@ -140,6 +143,7 @@ def make_due(db: Database, message_key: int, *, now: float) -> bool:
         " state = iif(state = 'acknowledged', state, 'open') WHERE message_key = ?",
         [now, message_key],
     )
+    hooks.probe_now(db, message_key)
     return cursor.rowcount > 0
 
 
@@ -213,6 +217,8 @@ def load_lost(db: Database, *, since: int, limit: int) -> list[LostPayment]:
         " JOIN ledger_entry ON ledger_entry.scripthash = subscription.scripthash AND ledger_entry.txid = event.txid"
         " WHERE event.kind IN ('payment.reverted', 'payment.replaced', 'payment.dropped') AND event.happened_at >= ?"
         " AND message.state = 'acknowledged' AND ledger_entry.state != 'confirmed'"
+        # What was told because of it is no reason for an alarm.
+        " AND message.created_at < event.happened_at"
         " ORDER BY event.number DESC LIMIT ?",
         [since, limit],
     ).fetchall()

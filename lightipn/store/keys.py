@@ -81,9 +81,11 @@ def is_suspended(db: Database, owner: str) -> bool:
 def _set_owner_suspended(db: Database, owner: str, *, is_suspended: bool) -> None:
     """Suspend or revive: nothing is sent while suspended, everything is kept."""
     before, after = ("active", "suspended") if is_suspended else ("suspended", "active")
-    db.execute("UPDATE subscription SET state = ? WHERE owner = ? AND state = ?", [after, owner, before])
+    # A hook whose receiver fails too often stays suspended when its owner has a key again.
+    others = "coalesce(hook_id NOT IN (SELECT hook_id FROM hook WHERE suspended_at IS NOT NULL), 1)"
+    db.execute(f"UPDATE subscription SET state = ? WHERE owner = ? AND state = ? AND {others}", [after, owner, before])
     db.execute(
         "UPDATE message SET is_held = ? WHERE subscription_id IN"
-        " (SELECT subscription_id FROM subscription WHERE owner = ?)",
+        f" (SELECT subscription_id FROM subscription WHERE owner = ? AND {others})",
         [int(is_suspended), owner],
     )

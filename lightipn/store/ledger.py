@@ -14,12 +14,13 @@ from lightipn.bitcoin.transaction import Outpoint
 from lightipn.chain.history import UNKNOWN, Status
 from lightipn.chain.verifier import Confirmed, Unconfirmed
 from lightipn.ledger.entries import Dropped, LedgerEntry, PaymentState, Replaced, ScriptPayments
+from lightipn.store import transactions
 
 _OUTPUT = struct.Struct("<IQ")
 _SPEND = struct.Struct("<32sI")
 _COLUMNS = (
     "txid, state, height, block_hash, position, replaced_by, seen_by,"
-    " outputs, spends, sent_sat, is_coinbase, signals_rbf, seen_at"
+    " outputs, spends, sent_sat, is_coinbase, signals_rbf, seen_at, gone_at"
 )
 
 
@@ -171,7 +172,9 @@ def drop_unwanted_scripts(db: Database, *, now: int) -> int:
 
 def remove_script(db: Database, scripthash: ScriptHash) -> None:
     """Forget a script and its payments."""
+    txids = db.execute("SELECT txid FROM ledger_entry WHERE scripthash = ?", [scripthash]).fetchall()
     db.execute("DELETE FROM ledger_entry WHERE scripthash = ?", [scripthash])
+    transactions.drop_transactions(db, [Txid(row[0]) for row in txids])
     db.execute("DELETE FROM script WHERE scripthash = ?", [scripthash])
     save_watch_change(db, scripthash, WatchChange.REMOVED)
 
@@ -265,7 +268,7 @@ def save_entries(db: Database, scripthash: ScriptHash, entries: Iterable[LedgerE
     """Write ledger entries over what stood there."""
     db.conn.executemany(
         f"INSERT OR REPLACE INTO ledger_entry (scripthash, {_COLUMNS})"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [(scripthash, *_row_of(entry)) for entry in entries],
     )
 
@@ -290,6 +293,7 @@ def _row_of(entry: LedgerEntry) -> tuple[object, ...]:
         int(entry.is_coinbase),
         int(entry.signals_rbf),
         entry.seen_at,
+        entry.gone_at,
     )
 
 
@@ -300,7 +304,7 @@ def outpoints_of(packed: bytes) -> tuple[Outpoint, ...]:
 
 def _entry_of(row: tuple[Any, ...]) -> LedgerEntry:
     txid, state_name, height, block_hash, position, replaced_by, seen_by, *effect = row
-    outputs, spends, sent_sat, *flags, seen_at = effect
+    outputs, spends, sent_sat, *flags, seen_at, gone_at = effect
     state: PaymentState
     match state_name:
         case "confirmed":
@@ -320,4 +324,5 @@ def _entry_of(row: tuple[Any, ...]) -> LedgerEntry:
         is_coinbase=bool(flags[0]),
         signals_rbf=bool(flags[1]),
         seen_at=seen_at,
+        gone_at=gone_at,
     )

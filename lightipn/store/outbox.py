@@ -11,8 +11,10 @@ from sqlite_utils import Database
 
 from lightipn.bitcoin.hashes import ScriptHash, Txid
 from lightipn.chain.headers import ChainDelta
-from lightipn.outbox.messages import Message, MessageState, Notice, Subscription
-from lightipn.store import keys, ledger
+from lightipn.outbox.messages import Message, MessageState
+from lightipn.outbox.policy import Notice
+from lightipn.outbox.subscriptions import Subscription
+from lightipn.store import hooks, keys, ledger
 from lightipn.store.subscriptions import host_of
 
 LONGEST_PAUSE_S = 2 * 86400.0  # above the longest retry interval that the configuration allows
@@ -77,7 +79,7 @@ def add_message(db: Database, subscription: Subscription, notice: Notice, *, bas
             notice.payload,
             baseline,
             now,
-            int(keys.is_suspended(db, subscription.owner)),
+            int(keys.is_suspended(db, subscription.owner) or hooks.is_suspended(db, subscription.hook_id)),
             int(now),
         ],
     )

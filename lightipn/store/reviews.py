@@ -11,19 +11,11 @@ from lightipn.bitcoin.hashes import ScriptHash
 from lightipn.bitcoin.header import parse_header
 from lightipn.chain.verifier import Confirmed
 from lightipn.ledger.entries import ScriptPayments
-from lightipn.outbox.messages import (
-    LIVE,
-    Block,
-    BlockPolicy,
-    Message,
-    MessageState,
-    Notice,
-    Policy,
-    Review,
-    Subscription,
-    SubscriptionState,
-)
-from lightipn.store import chain, ledger, outbox, subscriptions
+from lightipn.outbox.messages import Message, MessageState
+from lightipn.outbox.policy import Block, BlockPolicy, Notice, Policy, Review
+from lightipn.outbox.subscriptions import LIVE, Subscription, SubscriptionState
+from lightipn.store import accounts, chain, hooks, ledger, outbox, subscriptions, transactions
+from lightipn.store.hooks import Hook
 from lightipn.store.outbox import WOKEN_PAGE
 
 BLOCKS_PAGE = 100
@@ -41,17 +33,19 @@ def review_subscription(
     """Write what a subscriber must know; True if a message is due because of it."""
     policy = policies[subscription.dialect]
     subscription = subscriptions.with_past(db, subscription)
+    if subscription.hook_id is not None:
+        payments = transactions.with_standings(db, payments)
     held = outbox.load_messages(db, subscription.subscription_id)
     told = {topic: message.state for topic, (_, message) in held.items()}
-    review = policy.review(subscription, payments, told=told, tip_height=tip_height)
-    subscriptions.save_wake_height(db, subscription.subscription_id, review.wake_height)
+    review = policy.review(subscription, payments, told=told, tip_height=tip_height, now=now)
+    subscriptions.save_wake(db, subscription.subscription_id, height=review.wake_height, at=review.wake_at)
     is_due = False
     for notice in review.notices:
         if notice.topic in held:
             is_due |= _tell_newer(db, held[notice.topic], notice, now=now)
             continue
         baseline = policy.baseline_of(subscription)
-        if notice.payload != baseline:
+        if notice.payload is not None and notice.payload != baseline:
             outbox.add_message(db, subscription, notice, baseline=baseline, now=now)
             is_due = True
     standing = {notice.topic for notice in review.notices}
@@ -75,7 +69,8 @@ def review_new(db: Database, policies: Mapping[str, Policy], subscription: Subsc
 def _tell_newer(db: Database, held: tuple[int, Message], notice: Notice, *, now: float) -> bool:
     if notice.txid is not None and held[1].state is MessageState.ACKNOWLEDGED:
         return False  # of one payment nothing more is told once it was heard
-    after = held[1].with_payload(notice.payload, now=now)
+    payload = held[1].payload if notice.payload is None else notice.payload
+    after = held[1].with_payload(payload, now=now)
     return _save_changed(db, held, after) and after.due_at is not None
 
 
@@ -118,10 +113,23 @@ def review_script(
 def review_payments(
     db: Database, policies: Mapping[str, Policy], payments: ScriptPayments, *, tip_height: int, now: float
 ) -> bool:
-    """Do the same with payments that the caller holds already."""
+    """Do the same with payments that the caller holds already; accounts move with them."""
+    accounts.settle_script(db, payments, tip_height=tip_height, now=int(now))
     watchers = subscriptions.load_subscriptions_of(db, payments.scripthash)
     due = [review_subscription(db, policies, watcher, payments, tip_height=tip_height, now=now) for watcher in watchers]
     return any(due)
+
+
+def wake_for_time(db: Database, policies: Mapping[str, Policy], *, now: float) -> None:
+    """Review the subscriptions whose time has come; one page of them."""
+    for subscription in subscriptions.load_woken_by_time(db, now=now, limit=WOKEN_PAGE):
+        assert subscription.scripthash is not None  # only payments are told by the clock
+        payments = ledger.load_payments(db, subscription.scripthash)
+        if payments is None:  # its script is followed no more
+            subscriptions.save_wake(db, subscription.subscription_id, height=None, at=None)
+            continue
+        tip_height = chain.load_tip_height(db)
+        review_subscription(db, policies, subscription, payments, tip_height=tip_height, now=now)
 
 
 def wake_for_tip(db: Database, policies: Mapping[str, Policy], *, now: float) -> tuple[bool, bool]:
@@ -131,8 +139,10 @@ def wake_for_tip(db: Database, policies: Mapping[str, Policy], *, now: float) ->
         Whether a message is due because of it, and whether more waits.
     """
     is_due, is_more = outbox.wake_for_tip(db, chain.load_tip_number(db), now=now)
-    is_woken, is_more_woken = _review_woken(db, policies, tip_height=chain.load_tip_height(db), now=now)
-    return is_due or is_woken, is_more or is_more_woken
+    tip_height = chain.load_tip_height(db)
+    is_woken, is_more_woken = _review_woken(db, policies, tip_height=tip_height, now=now)
+    is_more_settled = accounts.settle_woken(db, tip_height=tip_height, now=int(now))
+    return is_due or is_woken, is_more or is_more_woken or is_more_settled
 
 
 def _review_woken(db: Database, policies: Mapping[str, Policy], *, tip_height: int, now: float) -> tuple[bool, bool]:
@@ -148,7 +158,7 @@ def _review_woken(db: Database, policies: Mapping[str, Policy], *, tip_height: i
             held = {subscription.scripthash: ledger.load_payments(db, subscription.scripthash)}
         payments = held[subscription.scripthash]
         if payments is None:  # its script is followed no more
-            subscriptions.save_wake_height(db, subscription.subscription_id, None)
+            subscriptions.save_wake(db, subscription.subscription_id, height=None, at=None)
             continue
         is_due |= review_subscription(db, policies, subscription, payments, tip_height=tip_height, now=now)
     return is_due, is_more or len(woken) == WOKEN_PAGE
@@ -168,14 +178,13 @@ def _tell_blocks(
     for height in range(first, last + 1):
         found = chain.load_block(db, height)
         assert found is not None  # nobody subscribes to blocks below the tip
-        block_hash, raw_header = found
-        topic = outbox.block_topic(block_hash)
+        header = parse_header(found[1])
+        topic = outbox.block_topic(header.block_hash)
         held = outbox.load_message(db, subscription.subscription_id, topic)
         if held is not None:  # its block left the chain, and is back
             _save_changed(db, held, held[1].restored(now=now))
             continue
-        block = Block(height=height, block_hash=block_hash, time=parse_header(raw_header).time)
-        notice = Notice(topic=topic, payload=policy.block_payload_of(block))
+        notice = Notice(topic=topic, payload=policy.block_payload_of(Block(height=height, header=header)))
         outbox.add_message(db, subscription, notice, baseline=policy.baseline_of(subscription), now=now)
     subscriptions.save_next_height(db, subscription.subscription_id, last + 1, waits=not wish.is_once)
     return not wish.is_once and last + wish.confirmations <= tip_height
@@ -250,6 +259,15 @@ def drop_subscription(db: Database, subscription: Subscription, *, now: float) -
         subscriptions.save_end(db, subscription.subscription_id, SubscriptionState.CANCELED, now=int(now))
     subscriptions.release(db, subscription)
     outbox.withdraw_messages(db, subscription.subscription_id)
+
+
+def drop_hook(db: Database, hook: Hook, *, now: float) -> None:
+    """Remove a hook with its subscriptions, so that nothing more is told of it at all."""
+    for subscription_id in hooks.load_subscription_ids(db, hook.hook_id):
+        subscription = subscriptions.load_subscription(db, subscription_id)
+        if subscription is not None:
+            drop_subscription(db, subscription, now=now)
+    hooks.remove_hook(db, hook.hook_id)
 
 
 def release_ended(db: Database, policies: Mapping[str, Policy], *, after: int, now: float) -> int | None:

@@ -9,12 +9,12 @@ from sqlite_utils import Database
 
 from lightipn.bitcoin.address import Address
 from lightipn.bitcoin.hashes import ScriptHash, Txid
-from lightipn.outbox.messages import Subscription, SubscriptionState
+from lightipn.outbox.subscriptions import Subscription, SubscriptionState
 from lightipn.store import keys, ledger, supplies
 
 SUBSCRIPTION_COLUMNS = (
     "subscription_id, dialect, owner, scripthash, address, url, terms, state, created_at, expires_at, ended_at,"
-    " since_height, last_seen_at"
+    " since_height, last_seen_at, hook_id"
 )
 _PAGE = 1000
 _IS_LIVE = "state IN ('active', 'suspended')"
@@ -39,8 +39,9 @@ def save_subscription(
     since_height: int | None = 0,
     updates_terms: bool = True,
     prolongs: bool = False,
+    hook_id: str | None = None,
 ) -> Subscription:
-    """Add a subscription, or update the owner's live one for the same address and URL.
+    """Add a subscription, or update the owner's live one for the same address and URL; a hook's is always another one.
 
     Args:
         since_height: the tip now; None where our tip is not proved yet.
@@ -52,8 +53,9 @@ def save_subscription(
     # "+owner" keeps SQLite from the index by owner: one owner may have a hundred thousand subscriptions.
     row = db.execute(
         "SELECT subscription_id FROM subscription WHERE scripthash = ? AND dialect = ? AND +owner = ? AND url = ?"
-        f" AND (? OR terms = ?) AND {_IS_LIVE} AND (expires_at IS NULL OR expires_at > ?)",
-        [address.scripthash, dialect, owner, url, updates_terms, terms, now],
+        " AND (? OR terms = ?) AND hook_id IS NULL AND ? IS NULL"
+        f" AND {_IS_LIVE} AND (expires_at IS NULL OR expires_at > ?)",
+        [address.scripthash, dialect, owner, url, updates_terms, terms, hook_id, now],
     ).fetchone()
     if row is not None:
         db.execute(
@@ -72,13 +74,23 @@ def save_subscription(
         created_at=now,
         expires_at=expires_at,
         since_height=since_height,
+        hook_id=hook_id,
     )
 
 
 def save_block_subscription(
-    db: Database, *, dialect: str, owner: str, url: str, terms: bytes, now: int, first_height: int, depth_blocks: int
+    db: Database,
+    *,
+    dialect: str,
+    owner: str,
+    url: str,
+    terms: bytes,
+    now: int,
+    first_height: int,
+    depth_blocks: int,
+    hook_id: str | None = None,
 ) -> Subscription:
-    """Add a subscription to blocks, or return the owner's live one of the same URL and terms.
+    """Add a subscription to blocks, or return the owner's live one of the same URL and terms; a hook's is another one.
 
     Args:
         first_height: the lowest block that it is about.
@@ -86,8 +98,8 @@ def save_block_subscription(
     """
     row = db.execute(
         "SELECT subscription_id FROM subscription WHERE next_height IS NOT NULL AND dialect = ? AND +owner = ?"
-        f" AND url = ? AND terms = ? AND {_IS_LIVE}",
-        [dialect, owner, url, terms],
+        f" AND url = ? AND terms = ? AND hook_id IS NULL AND ? IS NULL AND {_IS_LIVE}",
+        [dialect, owner, url, terms, hook_id],
     ).fetchone()
     if row is not None:
         return _must_load(db, row[0])
@@ -102,6 +114,7 @@ def save_block_subscription(
         next_height=first_height,
         depth_blocks=depth_blocks,
         wake_height=first_height + depth_blocks - 1,
+        hook_id=hook_id,
     )
 
 
@@ -144,6 +157,7 @@ def subscription_of(row: tuple[Any, ...]) -> Subscription:
         ended_at=row[10],
         since_height=row[11],
         last_seen_at=row[12],
+        hook_id=row[13],
     )
 
 
@@ -157,10 +171,30 @@ def load_subscriptions_of(db: Database, scripthash: ScriptHash) -> list[Subscrip
     return _load_all(db, "scripthash = ? AND is_watching = 1", [scripthash])
 
 
+def has_hooks(db: Database, scripthash: ScriptHash) -> bool:
+    """Tell whether a hook is about a script."""
+    found = db.execute(
+        "SELECT 1 FROM subscription WHERE scripthash = ? AND hook_id IS NOT NULL AND is_watching = 1 LIMIT 1",
+        [scripthash],
+    )
+    return found.fetchone() is not None
+
+
 def load_woken(db: Database, tip_height: int, *, limit: int) -> list[Subscription]:
     """Return subscriptions whose notices a block up to this height may have changed."""
     where = "wake_height <= ? AND is_watching = 1 ORDER BY wake_height, scripthash LIMIT ?"
     return _load_all(db, where, [tip_height, limit])
+
+
+def load_woken_by_time(db: Database, *, now: float, limit: int) -> list[Subscription]:
+    """Return subscriptions whose notices the clock may have changed."""
+    return _load_all(db, "wake_at <= ? AND is_watching = 1 ORDER BY wake_at LIMIT ?", [now, limit])
+
+
+def load_next_wake_at(db: Database) -> float | None:
+    """Return when the next subscription must be looked at, in unix seconds; None if none must."""
+    row = db.execute("SELECT min(wake_at) FROM subscription WHERE wake_at IS NOT NULL AND is_watching = 1").fetchone()
+    return None if row[0] is None else float(row[0])
 
 
 def load_expired(db: Database, *, now: int, limit: int) -> list[Subscription]:
@@ -184,11 +218,12 @@ def save_since_height(db: Database, subscription_id: int, since_height: int) -> 
     db.execute("UPDATE subscription SET since_height = ? WHERE subscription_id = ?", [since_height, subscription_id])
 
 
-def save_wake_height(db: Database, subscription_id: int, wake_height: int | None) -> None:
-    """Record at which tip height a subscription must be looked at again."""
+def save_wake(db: Database, subscription_id: int, *, height: int | None, at: float | None) -> None:
+    """Record at which tip height, and at what time, a subscription must be looked at again."""
     db.execute(
-        "UPDATE subscription SET wake_height = ? WHERE subscription_id = ? AND wake_height IS NOT ?",
-        [wake_height, subscription_id, wake_height],
+        "UPDATE subscription SET wake_height = ?, wake_at = ?"
+        " WHERE subscription_id = ? AND (wake_height IS NOT ? OR wake_at IS NOT ?)",
+        [height, at, subscription_id, height, at],
     )
 
 
@@ -265,11 +300,11 @@ def save_end(db: Database, subscription_id: int, state: SubscriptionState, *, no
 def release(db: Database, subscription: Subscription) -> None:
     """Let go of an ended subscription's script; one that nobody else follows is forgotten."""
     db.execute(
-        "UPDATE subscription SET is_watching = 0, wake_height = NULL WHERE subscription_id = ?",
+        "UPDATE subscription SET is_watching = 0, wake_height = NULL, wake_at = NULL WHERE subscription_id = ?",
         [subscription.subscription_id],
     )
     if subscription.scripthash is not None:
-        _forget_unfollowed(db, subscription.scripthash)
+        forget_unfollowed(db, subscription.scripthash)
 
 
 def is_watching(db: Database, subscription_id: int) -> bool:
@@ -278,11 +313,17 @@ def is_watching(db: Database, subscription_id: int) -> bool:
     return bool(found and found[0])
 
 
-def _forget_unfollowed(db: Database, scripthash: ScriptHash) -> None:
-    is_followed = db.execute(
-        "SELECT 1 FROM subscription WHERE scripthash = ? AND is_watching = 1 LIMIT 1", [scripthash]
-    ).fetchone()
-    if not is_followed:
+# Who wants a script's payments for good.
+_FOLLOWERS = (
+    "SELECT 1 FROM subscription WHERE scripthash = ? AND is_watching = 1",
+    "SELECT 1 FROM wallet_address WHERE scripthash = ?",
+    "SELECT 1 FROM account_address WHERE scripthash = ?",
+)
+
+
+def forget_unfollowed(db: Database, scripthash: ScriptHash) -> None:
+    """Forget a script that nobody wants any more."""
+    if not any(db.execute(f"{follower} LIMIT 1", [scripthash]).fetchone() for follower in _FOLLOWERS):
         supplies.keep_paid(db, scripthash)
         ledger.remove_script(db, scripthash)
 
@@ -341,5 +382,5 @@ def remove_subscriptions(db: Database, scripthash: ScriptHash, *, url: str | Non
     where, values = ("AND url = ?", [url]) if url is not None else ("", [])
     cursor = db.execute(f"DELETE FROM subscription WHERE scripthash = ? {where}", [scripthash, *values])
     if cursor.rowcount:
-        _forget_unfollowed(db, scripthash)
+        forget_unfollowed(db, scripthash)
     return int(cursor.rowcount)

@@ -147,7 +147,7 @@ class EvidenceFetcher:
             paid_sat = sum(output.amount_sat for output in transaction.outputs)
             if len(set(transaction.spends)) != len(transaction.spends):
                 flaw = "it spends one output twice"
-            elif sum(prevout.amount_sat for prevout in prevouts) < paid_sat:
+            elif sum(prevout.output.amount_sat for prevout in prevouts) < paid_sat:
                 flaw = "it pays more than it spends"
             if flaw:
                 for name in sorted(holding):

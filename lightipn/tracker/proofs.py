@@ -12,7 +12,7 @@ import trio
 
 from lightipn.bitcoin.hashes import ScriptHash, Txid, hex_of, scripthash_of
 from lightipn.bitcoin.header import BlockHeader, parse_header
-from lightipn.bitcoin.transaction import AMBIGUOUS_BYTES, Outpoint, Transaction
+from lightipn.bitcoin.transaction import AMBIGUOUS_BYTES, Outpoint, Transaction, TxOutput
 from lightipn.chain.history import HistoryEntry
 from lightipn.chain.source import ChainSource, MerkleBranch, Misbehaviour
 from lightipn.chain.verifier import Confirmed, accept_branch, accept_transaction
@@ -38,8 +38,12 @@ class Prevout:
     """An output that a payment spends."""
 
     outpoint: Outpoint
-    scripthash: ScriptHash
-    amount_sat: int
+    output: TxOutput
+
+    @property
+    def scripthash(self) -> ScriptHash:
+        """The scripthash of its script."""
+        return scripthash_of(self.output.script)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +127,7 @@ class ProofFetcher:
             if outpoint.index >= len(parent.outputs):
                 flaws.append("it spends an output that does not exist")
                 continue
-            output = parent.outputs[outpoint.index]
-            prevouts.append(Prevout(outpoint, scripthash_of(output.script), output.amount_sat))
+            prevouts.append(Prevout(outpoint, parent.outputs[outpoint.index]))
         return prevouts, flaws[0] if flaws else ""
 
     async def _parent(self, txid: Txid, server: str) -> Transaction:

@@ -24,6 +24,7 @@ from lightipn.ledger.entries import LedgerEntry
 from lightipn.ledger.events import PaymentEvent
 from lightipn.store import ledger as ledger_store
 from lightipn.store import spends as spend_store
+from lightipn.store import transactions as transaction_store
 from lightipn.store.database import Database
 from lightipn.tracker.chain_follower import ChainFollower
 from lightipn.tracker.proofs import ProofFetcher
@@ -219,6 +220,8 @@ class SpendWatcher:
             holding = await self._witnesses.holders_without(claim.txid, txid, scripthashes[0])
             if len(holding) >= self._witnesses.needed:
                 place = Unconfirmed(len(holding))
+            else:
+                await self._wiring.store.transact(lambda db: transaction_store.mark_contested(db, txid))
         if place is None:
             return False
         try:
@@ -240,7 +243,8 @@ class SpendWatcher:
                 payments = ledger_store.load_payments(db, scripthash)
                 assert payments is not None  # an entry's script is there
                 delta = rules.replaced(payments, txid, by, now=int(now))
-                is_due |= record_delta(db, self._wiring.policies, payments, delta, now=now)
+                rival = [by.transaction] if by.transaction is not None else []
+                is_due |= record_delta(db, self._wiring.policies, payments, delta, now=now, transactions=rival)
                 events += delta.events
             return events, is_due, True
 
@@ -308,7 +312,7 @@ class SpendWatcher:
             for scripthash in scripthashes:
                 payments = ledger_store.load_payments(db, scripthash)
                 assert payments is not None  # an entry's script is there
-                delta = rules.dropped(payments, txid, denied_by=denied_by)
+                delta = rules.dropped(payments, txid, denied_by=denied_by, now=int(now))
                 is_due |= record_delta(db, self._wiring.policies, payments, delta, now=now)
                 events += delta.events
             return events, is_due, scripthashes

@@ -6,13 +6,14 @@
 What could not be proved is not believed, and asked again with growing pauses: "not yet" is never a verdict.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
 import structlog
 import trio
 
-from lightipn.bitcoin.hashes import ScriptHash, hex_of
+from lightipn.bitcoin.hashes import ScriptHash, Txid, hex_of
 from lightipn.bitcoin.network import Network
 from lightipn.chain.checkpoint import Checkpoints
 from lightipn.chain.headers import HeaderChain
@@ -26,10 +27,13 @@ from lightipn.store import chain as chain_store
 from lightipn.store import ledger as ledger_store
 from lightipn.store.database import Database
 from lightipn.store.ledger import ScriptRecord
+from lightipn.store.transactions import Background
+from lightipn.tracker.backgrounds import Backgrounds
 from lightipn.tracker.chain_follower import ChainFollower, open_chain
 from lightipn.tracker.evidence import EvidenceFetcher
 from lightipn.tracker.omissions import NOTHING, Omissions, Unlisted, unlisted_of
 from lightipn.tracker.proofs import ProofFetcher
+from lightipn.tracker.questions import Questions
 from lightipn.tracker.recording import record_delta
 from lightipn.tracker.spends import SpendWatcher
 from lightipn.tracker.wiring import Wiring
@@ -75,10 +79,12 @@ class Tracker:
         self.follower = ChainFollower(wiring, chain=chain, checkpoints=checkpoints)
         self.proofs = ProofFetcher(wiring.source, self.follower)
         self.witnesses = Witnesses(wiring.source, self.proofs, min_seen_by=min_seen_by)
+        self._backgrounds = Backgrounds(wiring, self.proofs)
         self._evidence = EvidenceFetcher(wiring.source, self.proofs, self.witnesses)
         self._spends = SpendWatcher(
             wiring, follower=self.follower, proofs=self.proofs, witnesses=self.witnesses, drop_after_s=drop_after_s
         )
+        self.questions = Questions(wiring.source, self.proofs, self._backgrounds)
         self._gate = self.follower.gate
         self._progress = trio.Event()
         self._rechecks: dict[tuple[str, ScriptHash], int] = {}
@@ -167,10 +173,16 @@ class Tracker:
             is_unwitnessed |= bool(verified.unwitnessed)
             is_complete &= verified.is_complete
             is_last = number == len(parts) - 1
+            backgrounds = await self._backgrounds.find(verified, update)
             async with self._gate.shared():
                 recorded = await self._wiring.store.transact(
                     partial(
-                        self._record, update=update, verified=verified, known=known, settles=is_last and is_complete
+                        self._record,
+                        update=update,
+                        verified=verified,
+                        known=known,
+                        backgrounds=backgrounds,
+                        settles=is_last and is_complete,
                     )
                 )
                 is_complete &= recorded.is_complete
@@ -235,7 +247,14 @@ class Tracker:
         return verify(part, known, evidence)
 
     def _record(
-        self, db: Database, *, update: ScriptHashChanged, verified: VerifiedHistory, known: Known, settles: bool
+        self,
+        db: Database,
+        *,
+        update: ScriptHashChanged,
+        verified: VerifiedHistory,
+        known: Known,
+        backgrounds: Mapping[Txid, Background],
+        settles: bool,
     ) -> _Recorded:
         payments = ledger_store.load_payments(db, update.scripthash)
         record = ledger_store.load_script(db, update.scripthash)
@@ -248,7 +267,10 @@ class Tracker:
         held = self._held_by_stored_chain(db, verified, payments)
         listed = {claim.txid for claim in update.history}
         delta = rules.absorbed(payments, held, now=int(now), listed=listed)
-        is_due = record_delta(db, self._wiring.policies, payments, delta, now=now)
+        new = [fact.transaction for fact in held.entries if fact.transaction is not None]
+        is_due = record_delta(
+            db, self._wiring.policies, payments, delta, now=now, transactions=new, backgrounds=backgrounds
+        )
         is_complete = held.is_complete
         is_first = record.absorbed_at is None or record.known_status == UNKNOWN
         if settles and is_complete and (delta.entries or is_first):

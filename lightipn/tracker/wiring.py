@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lightipn.chain.source import ChainSource
 from lightipn.ledger.events import PaymentEvent
-from lightipn.outbox.messages import Policy
+from lightipn.outbox.policy import Policy
 from lightipn.store import ledger as ledger_store
 from lightipn.store.database import Store
 from lightipn.tracker.events import LOG_EVENTS_AT_MOST, log_events

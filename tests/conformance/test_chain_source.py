@@ -17,9 +17,9 @@ from lightipn.bitcoin.hashes import Txid, scripthash_of
 from lightipn.bitcoin.header import parse_header
 from lightipn.bitcoin.merkle import merkle_root_of
 from lightipn.bitcoin.network import REGTEST
-from lightipn.bitcoin.transaction import parse_transaction
+from lightipn.bitcoin.transaction import Outpoint, TxOutput, parse_transaction
 from lightipn.chain.history import UNKNOWN, status_of
-from lightipn.chain.source import ChainSource, Misbehaviour, ScriptHashChanged, SourceLost, TipChanged
+from lightipn.chain.source import ChainSource, FeeHistogram, Misbehaviour, ScriptHashChanged, SourceLost, TipChanged
 from lightipn.electrum.address import ServerAddress
 from lightipn.electrum.connection import Connector
 from lightipn.electrum.pool import ServerPool
@@ -353,6 +353,67 @@ async def test_preference_is_no_condition(stage: Stage, reader: Reader) -> None:
     await reader.next_tip()
     assert await stage.source.fetch_transaction(shop_txid(stage), prefer="electrum.example:50002:s")
     assert await stage.source.fetch_merkle_branch(shop_txid(stage), 3, prefer="electrum.example:50002:s")
+
+
+async def test_fee_histogram_is_that_of_the_mempool(stage: Stage, reader: Reader) -> None:
+    """A server's histogram holds what waits in its mempool: nothing at first, then each payment at its rate."""
+    server = (await reader.next_tip()).server
+    assert await stage.source.fetch_fee_histogram(server=server) == FeeHistogram(())
+    stage.chain.pay(OTHER_SCRIPT, 5_000, fee_sat=100_000)
+    stage.chain.pay(OTHER_SCRIPT, 5_000, fee_sat=500)
+    histogram = await stage.source.fetch_fee_histogram(server=server)
+    rates = [rate for rate, _ in histogram.steps]
+    sizes = [len(stage.chain.transaction(entry.txid) or b"") for entry in stage.chain.history(OTHER)]
+    assert len(rates) == 2
+    assert rates[0] > 100 > rates[1] > 0
+    assert histogram.vbytes_above(0.0) == sum(sizes)
+    assert histogram.vbytes_above(rates[1]) == histogram.steps[0][1]
+    assert histogram.vbytes_above(rates[0]) == 0
+
+
+async def test_fee_rate_is_in_satoshis_a_virtual_byte(stage: Stage, reader: Reader) -> None:
+    """An estimate comes in our unit, and who is in a hurry pays more."""
+    server = (await reader.next_tip()).server
+    fast, slow = [await stage.source.fetch_fee_rate(target, server=server) for target in (1, 25)]
+    assert fast is not None
+    assert slow is not None
+    assert 1.0 <= slow < fast < 1_000.0
+
+
+async def test_broadcast_enters_the_mempool(stage: Stage, reader: Reader) -> None:
+    """What is handed to a server is in its mempool, byte for byte, and may be handed over again; watchers are told."""
+    server = (await reader.next_tip()).server
+    stage.source.watch(OTHER, None)
+    await subscribed(stage.source)
+    output = TxOutput(amount_sat=5_000, script=OTHER_SCRIPT)
+    transaction = forge.payment_of([Outpoint(Txid(b"\x07" * 32), 0)], [output])
+    for _ in range(2):
+        await stage.source.broadcast(transaction.raw, server=server)
+    assert (await stage.source.fetch_transaction(transaction.txid)).raw == transaction.raw
+    await stage.publish()
+    assert [entry.txid for entry in (await reader.next_change()).history] == [transaction.txid]
+
+
+async def test_broadcast_that_is_not_taken_is_refused(stage: Stage, reader: Reader) -> None:
+    """What is no transaction, and what is in a block already, is refused with a code; the server stays."""
+    server = (await reader.next_tip()).server
+    for raw in (b"\x00", stage.chain.transaction(shop_txid(stage)) or b""):
+        with pytest.raises(SourceRefusedError):
+            await stage.source.broadcast(raw, server=server)
+    assert stage.source.connected() == [server]
+
+
+async def test_fees_and_broadcasts_are_asked_of_the_named_server_alone(stage: Stage, reader: Reader) -> None:
+    """What one server says of fees, and takes, is asked of it: of a stranger nothing comes."""
+    await reader.next_tip()
+    stranger = "electrum.example:50002:s"
+    for ask in (
+        stage.source.fetch_fee_histogram(server=stranger),
+        stage.source.fetch_fee_rate(2, server=stranger),
+        stage.source.broadcast(stage.chain.transaction(shop_txid(stage)) or b"", server=stranger),
+    ):
+        with pytest.raises(SourceUnavailableError):
+            await ask
 
 
 # --- servers -----------------------------------------------------------------------------------------------------

@@ -18,7 +18,9 @@ from lightipn.bitcoin.network import REGTEST
 from lightipn.delivery.guard import AddressRules
 from lightipn.errors import StoreError
 from lightipn.ledger.entries import LedgerEntry
-from lightipn.outbox.messages import OutgoingRequest, Policy, Subscription
+from lightipn.outbox.messages import OutgoingRequest
+from lightipn.outbox.policy import Policy
+from lightipn.outbox.subscriptions import Subscription
 from lightipn.outbox.verdict import Answer
 from lightipn.service.desk import Service
 from lightipn.service.ground import Doorbells, Ground, no_bell

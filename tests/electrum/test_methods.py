@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lightipn.bitcoin.hashes import ScriptHash, Txid
 from lightipn.bitcoin.network import MAINNET, REGTEST
 from lightipn.chain.history import HistoryEntry, Status
-from lightipn.chain.source import MerkleBranch
+from lightipn.chain.source import FeeHistogram, MerkleBranch
 from lightipn.electrum import methods
 from lightipn.electrum.methods import ServerVersion
 from lightipn.electrum.protocol import Call
@@ -58,6 +58,8 @@ DECODERS: list[Callable[[object], object]] = [
     methods.decode_history,
     methods.decode_transaction,
     methods.decode_merkle_branch,
+    methods.decode_histogram,
+    methods.decode_fee_rate,
 ]
 
 GOOD = [
@@ -121,6 +123,24 @@ GOOD = [
         id="branch",
     ),
     pytest.param(methods.decode_merkle_branch, {"merkle": [], "pos": 0}, MerkleBranch(0, ()), id="block of one"),
+    pytest.param(methods.decode_histogram, [], FeeHistogram(()), id="histogram of an empty mempool"),
+    pytest.param(
+        methods.decode_histogram,
+        [[12, 128812], [4.5, 0], [0, 78]],
+        FeeHistogram(((12.0, 128812), (4.5, 0), (0.0, 78))),
+        id="histogram of whole and broken rates",
+    ),
+    pytest.param(
+        methods.decode_histogram,
+        [[5e7, (1 << 40) - 1]] * 10_000,
+        FeeHistogram(((5e7, (1 << 40) - 1),) * 10_000),
+        id="largest histogram",
+    ),
+    pytest.param(methods.decode_fee_rate, 0.0002, 20.0, id="estimate in BTC per 1,000 virtual bytes"),
+    pytest.param(methods.decode_fee_rate, 1, 100_000.0, id="estimate as a whole number"),
+    pytest.param(methods.decode_fee_rate, 500, 5e7, id="highest estimate"),
+    pytest.param(methods.decode_fee_rate, -1, None, id="no estimate"),
+    pytest.param(methods.decode_fee_rate, -1.0, None, id="no estimate as a float"),
 ]
 
 BAD = [
@@ -169,6 +189,33 @@ BAD = [
     pytest.param(methods.decode_merkle_branch, {"merkle": [HEX[:-2]], "pos": 0}, id="sibling of 31 bytes"),
     pytest.param(methods.decode_merkle_branch, {"merkle": [None], "pos": 0}, id="null sibling"),
     pytest.param(methods.decode_merkle_branch, {"merkle": [HEX] * 65, "pos": 0}, id="branch of 65 levels"),
+    pytest.param(methods.decode_histogram, None, id="null histogram"),
+    pytest.param(methods.decode_histogram, {"1": 2}, id="histogram as an object"),
+    pytest.param(methods.decode_histogram, [1, 2], id="steps as numbers"),
+    pytest.param(methods.decode_histogram, [[]], id="empty step"),
+    pytest.param(methods.decode_histogram, [[1]], id="step without a size"),
+    pytest.param(methods.decode_histogram, [[1, 2, 3]], id="step of three"),
+    pytest.param(methods.decode_histogram, [["1", 2]], id="rate as a text"),
+    pytest.param(methods.decode_histogram, [[None, 2]], id="null rate"),
+    pytest.param(methods.decode_histogram, [[1, 2.0]], id="float for a size"),
+    pytest.param(methods.decode_histogram, [[-1, 2]], id="negative rate"),
+    pytest.param(methods.decode_histogram, [[1, -1]], id="negative size"),
+    pytest.param(methods.decode_histogram, [[True, 2]], id="true for a rate"),
+    pytest.param(methods.decode_histogram, [[1, True]], id="true for a size"),
+    pytest.param(methods.decode_histogram, [[5e7 + 1, 2]], id="rate that nobody ever paid"),
+    pytest.param(methods.decode_histogram, [[10**309, 2]], id="rate above all floats"),
+    pytest.param(methods.decode_histogram, [[1, 1 << 40]], id="mempool of a tebibyte"),
+    pytest.param(methods.decode_histogram, [[1, 10**309]], id="size above all floats"),
+    pytest.param(methods.decode_histogram, [[1, 2]] * 10_001, id="too many steps"),
+    pytest.param(methods.decode_fee_rate, None, id="null estimate"),
+    pytest.param(methods.decode_fee_rate, "0.0001", id="estimate as a text"),
+    pytest.param(methods.decode_fee_rate, [0.0001], id="estimate in a list"),
+    pytest.param(methods.decode_fee_rate, True, id="true for an estimate"),
+    pytest.param(methods.decode_fee_rate, False, id="false for an estimate"),
+    pytest.param(methods.decode_fee_rate, 0, id="estimate of nothing"),
+    pytest.param(methods.decode_fee_rate, 500.1, id="estimate that nobody ever paid"),
+    pytest.param(methods.decode_fee_rate, 1e308, id="estimate that is infinite in satoshis"),
+    pytest.param(methods.decode_fee_rate, 10**309, id="estimate above all floats"),
 ]
 
 
@@ -190,6 +237,10 @@ def test_wrong_shapes_are_refused(decode: Callable[[object], object], result: ob
 @given(result=JSON)
 @example(result=[{"tx_hash": HEX, "height": float("nan")}])
 @example(result={"merkle": [HEX], "pos": 1 << 70})
+@example(result=10**309)
+@example(result=-(10**309))
+@example(result=[[10**309, 10**309]])
+@example(result=[[float("nan"), 1]])
 def test_random_answers_raise_only_protocol_errors(decode: Callable[[object], object], result: object) -> None:
     """No JSON value makes a decoder fail otherwise than by ``ProtocolError``."""
     try:
@@ -256,3 +307,6 @@ def test_calls_use_the_wires_names_and_byte_order() -> None:
     assert methods.transaction_call(Txid(HASH)) == Call("blockchain.transaction.get", (HEX,))
     assert methods.merkle_call(Txid(HASH), 5) == Call("blockchain.transaction.get_merkle", (HEX, 5))
     assert methods.headers_call(5, 6) == Call("blockchain.block.headers", (5, 6))
+    assert methods.histogram_call() == Call("mempool.get_fee_histogram", ())
+    assert methods.fee_call(6) == Call("blockchain.estimatefee", (6,))
+    assert methods.broadcast_call(b"\x02\x00") == Call("blockchain.transaction.broadcast", ("0200",))

@@ -31,6 +31,7 @@ ELSEWHERE = payment(4, amount_sat=0, spends=[COIN], change_sat=740)
 CHILD = payment(3, amount_sat=30, spends=[Outpoint(ORIGINAL.txid, 1)])
 GRANDCHILD = payment(5, amount_sat=20, spends=[Outpoint(CHILD.txid, 0)])
 
+GONE_AT = SEEN_AT + 1
 RIVAL_PLACES = [
     pytest.param(confirmed(10), TrustLevel.PROVED, id="proved in a block"),
     pytest.param(Unconfirmed(1), TrustLevel.SINGLE, id="held by one server"),
@@ -42,13 +43,13 @@ def replace_by(
     payments: ScriptPayments, gone: Transaction, by: Transaction, place: Place | None = None
 ) -> tuple[ScriptPayments, LedgerDelta]:
     """Replace a payment by a rival, and write the change."""
-    delta = replaced(payments, gone.txid, fact(by, place), now=SEEN_AT + 1)
+    delta = replaced(payments, gone.txid, fact(by, place), now=GONE_AT)
     return written(payments, delta), delta
 
 
 def drop(payments: ScriptPayments, gone: Transaction, *, denied_by: int = 1) -> tuple[ScriptPayments, LedgerDelta]:
     """Drop a payment, and write the change."""
-    delta = dropped(payments, gone.txid, denied_by=denied_by)
+    delta = dropped(payments, gone.txid, denied_by=denied_by, now=GONE_AT)
     return written(payments, delta), delta
 
 
@@ -190,6 +191,25 @@ def test_payment_that_spends_a_replaced_one_is_gone_with_it() -> None:
     assert totals(payments) == (0, 700)
 
 
+def test_payment_says_when_it_went_and_forgets_it_when_it_is_back() -> None:
+    """What is gone keeps the time at which it went, whatever takes its place afterwards; what stands has no such time.
+
+    A payment that never stood is gone from the moment of its notice.
+    """
+    payments, _ = replace_by(seen(ORIGINAL, CHILD), ORIGINAL, BUMPED)
+    gone = {txid: entry.gone_at for txid, entry in payments.entries.items()}
+    assert gone == {ORIGINAL.txid: GONE_AT, CHILD.txid: GONE_AT, BUMPED.txid: None}
+    third = payment(12, spends=[COIN], amount_sat=699)
+    payments = written(payments, replaced(payments, BUMPED.txid, fact(third, None), now=GONE_AT + 60))
+    gone = {txid: entry.gone_at for txid, entry in payments.entries.items()}
+    assert gone == {ORIGINAL.txid: GONE_AT, CHILD.txid: GONE_AT, BUMPED.txid: GONE_AT + 60, third.txid: None}
+    payments, _ = absorb(payments, (ORIGINAL, confirmed(10)))
+    assert payments.entries[ORIGINAL.txid].gone_at is None
+    assert payments.entries[third.txid].gone_at == SEEN_AT
+    payments, _ = absorb(EMPTY, (ORIGINAL, confirmed(10)), (BUMPED, None))
+    assert payments.entries[BUMPED.txid].gone_at == SEEN_AT
+
+
 # --- a rival that pays nobody we know ----------------------------------------------------------------------------
 
 
@@ -200,7 +220,7 @@ def test_rival_that_pays_nobody_we_know_only_marks_the_payment(place: Place, tru
     after, delta = replace_by(before, ORIGINAL, ELSEWHERE, place)
     assert delta == LedgerDelta(
         scripthash=before.scripthash,
-        entries=(replace(before.entries[ORIGINAL.txid], state=Replaced(ELSEWHERE.txid)),),
+        entries=(replace(before.entries[ORIGINAL.txid], state=Replaced(ELSEWHERE.txid), gone_at=GONE_AT),),
         events=(event(EventKind.REPLACED, ORIGINAL, 700, replaced_by=ELSEWHERE.txid, trust=trust),),
     )
     assert totals(before) == (0, 711)
@@ -245,7 +265,7 @@ def test_rival_that_pays_the_script_enters_in_the_same_change(place: Place, trus
     )
     gone = event(EventKind.REPLACED, ORIGINAL, 700, replaced_by=BUMPED.txid, trust=trust)
     assert delta.events == (gone, new)
-    assert after.entries[BUMPED.txid].seen_at == SEEN_AT + 1
+    assert after.entries[BUMPED.txid].seen_at == GONE_AT
     assert sum(totals(before)) == sum(totals(after)) == 700
 
 
@@ -310,7 +330,7 @@ def test_only_what_is_unconfirmed_is_dropped(state: PaymentState | None) -> None
     if state is not None:
         payments = seen(ORIGINAL)
         payments = replace(payments, entries={ORIGINAL.txid: replace(payments.entries[ORIGINAL.txid], state=state)})
-    assert dropped(payments, ORIGINAL.txid, denied_by=3) == NOTHING
+    assert dropped(payments, ORIGINAL.txid, denied_by=3, now=GONE_AT) == NOTHING
 
 
 # --- dropped -----------------------------------------------------------------------------------------------------
@@ -323,7 +343,7 @@ def test_dropped_payment_leaves_the_total(denied_by: int, trust: TrustLevel) -> 
     after, delta = drop(before, ORIGINAL, denied_by=denied_by)
     assert delta == LedgerDelta(
         scripthash=before.scripthash,
-        entries=(replace(before.entries[ORIGINAL.txid], state=Dropped()),),
+        entries=(replace(before.entries[ORIGINAL.txid], state=Dropped(), gone_at=GONE_AT),),
         events=(event(EventKind.DROPPED, ORIGINAL, 700, trust=trust),),
     )
     assert totals(before) == (0, 711)
@@ -341,7 +361,7 @@ def test_dropped_payment_that_comes_back_is_seen_again() -> None:
     gone, _ = drop(seen(ORIGINAL), ORIGINAL)
     back, delta = absorb(gone, (ORIGINAL, Unconfirmed(2)))
     assert delta.events == (event(EventKind.SEEN, ORIGINAL, 700, seen_by=2, trust=TrustLevel.AGREED),)
-    assert back.entries[ORIGINAL.txid] == replace(gone.entries[ORIGINAL.txid], state=Unconfirmed(2))
+    assert back.entries[ORIGINAL.txid] == replace(gone.entries[ORIGINAL.txid], state=Unconfirmed(2), gone_at=None)
     assert totals(back) == (0, 700)
     again, delta = drop(back, ORIGINAL)
     assert [one.kind for one in delta.events] == [EventKind.DROPPED]

@@ -129,7 +129,7 @@ class Step:
             case "replaced" if conflict(self.name, self.by):
                 return replaced(payments, txid, fact(RIVALS[self.by], self.place), now=SEEN_AT)
             case "dropped":
-                return dropped(payments, txid, denied_by=2)
+                return dropped(payments, txid, denied_by=2, now=SEEN_AT)
             case _:
                 return NOTHING
 
@@ -242,6 +242,18 @@ def test_what_is_confirmed_leaves_its_block_by_a_reorg_alone(course: list[Step])
         for txid, state in before.items():
             if isinstance(state, Confirmed) and step.kind != "reverted":
                 assert states_of(payments)[txid] == state
+
+
+@pytest.mark.slow
+@given(courses())
+@settings(deadline=None, max_examples=80)
+def test_what_is_gone_says_since_when_and_nothing_else_does(course: list[Step]) -> None:
+    """After every change exactly the payments that are gone have the time at which they went."""
+    payments = EMPTY
+    for step in course:
+        payments = written(payments, step.taken(payments))
+        timed = {txid for txid, entry in payments.entries.items() if entry.gone_at is not None}
+        assert timed == payments.entries.keys() - standing_in(payments)
 
 
 @pytest.mark.slow

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from lightipn.outbox.messages import Message, MessageState, NextTry, SubscriptionState
+from lightipn.outbox.messages import Message, MessageState, NextTry
+from lightipn.outbox.subscriptions import SubscriptionState
 from lightipn.outbox.verdict import Outcome
 from tests.builders import message_of
 

@@ -6,7 +6,7 @@ import pytest
 
 from lightipn.chain.verifier import Unconfirmed
 from lightipn.ledger.entries import Dropped, PaymentState, Replaced
-from lightipn.outbox.messages import LIVE, Subscription, SubscriptionState
+from lightipn.outbox.subscriptions import LIVE, Subscription, SubscriptionState
 from tests.builders import SEEN_AT, confirmed, entry_of, payments_of, subscription_of, txid_of
 
 ACTIVE = SubscriptionState.ACTIVE

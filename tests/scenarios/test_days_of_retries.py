@@ -14,7 +14,8 @@ from lightipn.bitcoin.network import REGTEST
 from lightipn.delivery.dispatcher import Dispatcher
 from lightipn.dialects.ipn import wire
 from lightipn.dialects.ipn.policy import IpnPolicy
-from lightipn.outbox.messages import Notice, OutgoingRequest
+from lightipn.outbox.messages import OutgoingRequest
+from lightipn.outbox.policy import Notice
 from lightipn.outbox.verdict import Answer
 from lightipn.store import deliveries, outbox
 from lightipn.store import subscriptions as subscription_store

@@ -93,8 +93,9 @@ class Desk:
         terms: bytes = b"1",
     ) -> FreshAddress:
         """Ask for an address at once; the key was scanned before."""
+        take = self.tools.service.subscriptions.taker(url=url, terms=terms, dialect="plain", owner=owner)
         return await self.tools.service.supplies.issue(
-            dialect="plain", owner=owner, key=key, kind=kind, url=url, terms=terms, gap_limit=gap_limit
+            owner=owner, key=key, kind=kind, url=url, take=take, gap_limit=gap_limit
         )
 
     def ask(

@@ -8,7 +8,7 @@ import trio
 from trio.testing import MockClock
 
 from lightipn.errors import RequestError
-from lightipn.outbox.messages import Subscription, SubscriptionState
+from lightipn.outbox.subscriptions import Subscription, SubscriptionState
 from lightipn.service.subscribing import Wish
 from tests.builders import confirmed, entry_of
 from tests.service.rig import URL, Tools

@@ -9,7 +9,7 @@ from trio.testing import MockClock
 
 from lightipn.bitcoin.extended_key import ScriptKind
 from lightipn.errors import RequestError
-from lightipn.outbox.messages import Subscription
+from lightipn.outbox.subscriptions import Subscription
 from lightipn.service import scanning
 from lightipn.service.scanning import GAP_LIMIT, MOST_LOOKED_AHEAD, SCAN_WAIT_S
 from lightipn.service.subscribing import Wish

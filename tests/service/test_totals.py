@@ -7,8 +7,8 @@ from trio.testing import MockClock
 
 from lightipn.errors import RequestError
 from lightipn.ledger.entries import ReceivedTotals
-from lightipn.service import totals as totals_module
-from lightipn.service.totals import LOOKUP_WAIT_S, LOOKUPS_AT_ONCE
+from lightipn.service import lookups as lookups_module
+from lightipn.service.lookups import LOOKUP_WAIT_S, LOOKUPS_AT_ONCE
 from lightipn.store import ledger
 from tests.builders import confirmed, entry_of
 from tests.service.rig import NOTHING, Tools, open_asking
@@ -172,7 +172,7 @@ async def test_lookups_are_limited_in_number(
     tools: Tools, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever looks up very many addresses is refused; known ones, and watched ones, are answered all the same."""
-    monkeypatch.setattr(totals_module, "MOST_LOOKUPS", 3)
+    monkeypatch.setattr(lookups_module, "MOST_LOOKUPS", 3)
     for number in range(3):
         await tools.service.totals.request_lookup(regtest_address(number))
         await tools.settle(regtest_address(number))

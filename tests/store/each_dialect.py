@@ -9,18 +9,9 @@ from typing import Any
 
 from lightipn.bitcoin.hashes import hex_of
 from lightipn.ledger.entries import LedgerEntry, ScriptPayments
-from lightipn.outbox.messages import (
-    Block,
-    BlockWish,
-    Message,
-    MessageState,
-    Moment,
-    NextTry,
-    Notice,
-    OutgoingRequest,
-    Review,
-    Subscription,
-)
+from lightipn.outbox.messages import Message, MessageState, NextTry, OutgoingRequest
+from lightipn.outbox.policy import Block, BlockWish, Moment, Notice, Review
+from lightipn.outbox.subscriptions import Subscription
 from lightipn.outbox.verdict import Answer, Outcome
 
 RETRY_S = 60.0
@@ -48,6 +39,7 @@ class EachPolicy:
         *,
         told: Mapping[str, MessageState],
         tip_height: int,
+        now: float,
     ) -> Review:
         """Tell each payment once it is deep enough, and for as long as it stands; at depth 0 at once."""
         depth = self._terms(subscription)["depth"]
@@ -114,7 +106,7 @@ class EachPolicy:
 
     def block_payload_of(self, block: Block) -> bytes:
         """Return height, hash and time as text."""
-        return f"{block.height} {hex_of(block.block_hash)} {block.time}".encode()
+        return f"{block.height} {hex_of(block.header.block_hash)} {block.header.time}".encode()
 
     def _terms(self, subscription: Subscription) -> dict[str, Any]:
         terms: dict[str, Any] = json.loads(subscription.terms)

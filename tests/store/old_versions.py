@@ -1,7 +1,7 @@
 """Databases as older versions left them: schema and rows, for the tests of what an upgrade makes of them."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,16 @@ from tests.builders import NULL_OUTPOINT, confirmed, entry_of, txid_of
 from tests.store.plain_dialect import payload_of
 from tests.store.rows import NOW, regtest_address
 
+# Every version that a file may have, in order, and the tables that each added; one that is newer adds a line.
+ADDED_BY: dict[str, set[str]] = {
+    "several_servers": {"event", "event_owner", "evidence", "spent_output", "trust_change"},
+    "shop_apis": {"past_payment", "address_chain", "issued_address"},
+    "webhooks": {"payment_transaction", "wallet", "wallet_address", "hook"},
+    "accounts": {"account", "account_address", "deposit", "movement"},
+}
+VERSIONS = list(ADDED_BY)
 ADDRESS = regtest_address(0)
+URL = "http://shop.example/"
 COIN = Outpoint(txid_of(900), 6)
 ENTRIES = (
     entry_of(1, received_sat=70, spends=[COIN]),
@@ -145,6 +154,57 @@ def write_first_version(connection: sqlite3.Connection) -> Database:
     return db
 
 
+def subscription_row(number: int, **values: Any) -> dict[str, Any]:
+    """Return a subscription's row as the second version wrote it."""
+    return FIRST_ROWS["subscription"][0] | {"subscription_id": number, "url": f"{URL}{number}"} | values
+
+
+def message_row(number: int, subscription_id: int, **values: Any) -> dict[str, Any]:
+    """Return a message's row as the second version wrote it."""
+    own = {"message_key": number, "message_id": f"m-{number}", "subscription_id": subscription_id}
+    return FIRST_ROWS["message"][0] | own | values
+
+
+def attempt_row(number: int, message_key: int, **values: Any) -> dict[str, Any]:
+    """Return an attempt's row as the second version wrote it."""
+    return FIRST_ROWS["attempt"][0] | {"attempt_id": number, "message_key": message_key} | values
+
+
+# Beside the first version's rows; the highest id of each table is removed again before the upgrade.
+SECOND_ROWS: dict[str, list[dict[str, Any]]] = {
+    "subscription": [
+        subscription_row(12, wake_height=None),
+        subscription_row(13, owner="other", state="suspended"),
+        subscription_row(14),
+        subscription_row(99),
+    ],
+    "message": [
+        message_row(6, 12, heard_payload=payload_of(130, 70), is_heard_in_doubt=0, tries=0, due_at=None),
+        message_row(7, 13, is_held=1, tries=0),
+        message_row(8, 14, is_in_flight=1, tries=3, due_at=NOW - 5),
+        message_row(77, 99),
+    ],
+    "attempt": [
+        attempt_row(10, 6, outcome="acknowledged", status=200),
+        attempt_row(11, 8, outcome=None, status=None, latency_ms=None),
+        attempt_row(12, 5),
+        attempt_row(88, 77),
+    ],
+}
+SECOND_KEPT = {table: FIRST_ROWS[table] + rows[:-1] for table, rows in SECOND_ROWS.items()}
+
+
+def write_second_version(connection: sqlite3.Connection) -> Database:
+    """Make what the second version left, with rows in every table that the third one rebuilds."""
+    db = write_first_version(connection)
+    migrations.apply(db, stop_before="shop_apis")
+    for table, rows in SECOND_ROWS.items():
+        for row in rows:
+            insert(db, table, row)
+    db.execute("DELETE FROM subscription WHERE subscription_id = 99")
+    return db
+
+
 def insert(db: Database, table: str, row: dict[str, Any]) -> None:
     """Write a row, with its column names."""
     columns, marks = ", ".join(row), ", ".join("?" * len(row))
@@ -175,6 +235,11 @@ def rows_in(db: Database, table: str) -> list[dict[str, Any]]:
     columns = list(FIRST_ROWS[table][0])
     found = db.execute(f"SELECT {', '.join(columns)} FROM {table} ORDER BY 1, 2").fetchall()
     return [dict(zip(columns, row, strict=True)) for row in found]
+
+
+def columns_in(db: Database, table: str, columns: Sequence[str]) -> list[tuple[object, ...]]:
+    """Return the rows of a table, with some of their columns."""
+    return sorted(db.execute(f"SELECT {', '.join(columns)} FROM {table}").fetchall(), key=repr)
 
 
 def first_rows_of(table: str) -> list[dict[str, Any]]:

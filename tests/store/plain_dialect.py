@@ -6,17 +6,10 @@ The store and the delivery must work with any dialect, so their tests stand on n
 from collections.abc import Mapping
 
 from lightipn.ledger.entries import ScriptPayments, totals_of
-from lightipn.outbox.messages import (
-    Message,
-    MessageState,
-    Moment,
-    NextTry,
-    Notice,
-    OutgoingRequest,
-    Review,
-    Subscription,
-)
+from lightipn.outbox.messages import Message, MessageState, NextTry, OutgoingRequest
+from lightipn.outbox.policy import Moment, Notice, Review
 from lightipn.outbox.schedule import doubling_delay_s
+from lightipn.outbox.subscriptions import Subscription
 from lightipn.outbox.verdict import Answer, Outcome
 
 FIRST_RETRY_S = 5.0
@@ -39,6 +32,7 @@ class PlainPolicy:
         *,
         told: Mapping[str, MessageState],
         tip_height: int,
+        now: float,
     ) -> Review:
         """Return the totals at the subscriber's depth."""
         depth = int(subscription.terms)

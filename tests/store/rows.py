@@ -9,7 +9,8 @@ from lightipn.bitcoin.address import Address, address_of
 from lightipn.bitcoin.hashes import ScriptHash
 from lightipn.bitcoin.network import REGTEST
 from lightipn.ledger.entries import LedgerEntry
-from lightipn.outbox.messages import Policy, Subscription
+from lightipn.outbox.policy import Policy
+from lightipn.outbox.subscriptions import Subscription
 from lightipn.outbox.verdict import Answer, Outcome
 from lightipn.store import attempts, deliveries, ledger, reviews, subscriptions
 from lightipn.store.attempts import Claim

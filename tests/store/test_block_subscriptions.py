@@ -7,7 +7,7 @@ import pytest
 
 from lightipn.bitcoin.hashes import hex_of
 from lightipn.bitcoin.header import BlockHeader
-from lightipn.outbox.messages import Subscription, SubscriptionState
+from lightipn.outbox.subscriptions import Subscription, SubscriptionState
 from lightipn.store import deliveries, keys, outbox, reviews, subscriptions
 from lightipn.store.database import Database
 from lightipn.store.reviews import BLOCKS_PAGE

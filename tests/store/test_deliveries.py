@@ -26,6 +26,8 @@ from tests.store.rows import (
 )
 from tests.store.tips import grow, stand_at_tip, wake
 
+LATER = NOW + 5
+
 # --- lists ------------------------------------------------------------------------------------------------------------
 
 
@@ -242,7 +244,7 @@ def test_host_of_held_messages_is_not_failing(db: Database) -> None:
 # --- lost after it was heard -------------------------------------------------------------------------------------
 
 
-def lose(db: Database, number: int, entry: LedgerEntry, *, kind: EventKind, now: int = NOW) -> None:
+def lose(db: Database, number: int, entry: LedgerEntry, *, kind: EventKind, now: int = LATER) -> None:
     """Write that a payment of an address lost its block, or is gone."""
     event = PaymentEvent(
         kind=kind,
@@ -281,8 +283,8 @@ def test_payment_that_is_lost_after_it_was_heard_is_shown(
     assert deliveries.load_lost(db, since=0, limit=9) == []
     lose(db, 0, entry_of(1, state=state), kind=kind)
     expected = LostPayment(txid=txid_of(1), address=regtest_address(0).text, host="shop.example:80", place=place)
-    assert deliveries.load_lost(db, since=NOW, limit=9) == [expected]
-    assert deliveries.load_lost(db, since=NOW + 1, limit=9) == []
+    assert deliveries.load_lost(db, since=LATER, limit=9) == [expected]
+    assert deliveries.load_lost(db, since=LATER + 1, limit=9) == []
     pay(db, 0, entry_of(1, state=confirmed(TIP + 1)))
     assert deliveries.load_lost(db, since=0, limit=9) == []
 
@@ -293,6 +295,16 @@ def test_lost_payment_that_nobody_heard_of_is_not_shown(db: Database) -> None:
     pay(db, 0, entry_of(1, state=confirmed(TIP)))
     lose(db, 0, entry_of(1, state=Dropped()), kind=EventKind.DROPPED)
     assert deliveries.load_lost(db, since=0, limit=9) == []
+
+
+@pytest.mark.parametrize(("after_s", "is_shown"), [(-1, False), (0, False), (1, True)])
+def test_what_was_told_because_of_a_loss_is_no_alarm(db: Database, after_s: int, is_shown: bool) -> None:
+    """A message that was made in the second of the loss or later told of it: only what was told before is wrong now."""
+    subscribe_to_each(db)
+    pay(db, 0, entry_of(1, state=confirmed(TIP)))
+    hear_all(db)
+    lose(db, 0, entry_of(1), kind=EventKind.REVERTED, now=NOW + after_s)
+    assert bool(deliveries.load_lost(db, since=0, limit=9)) is is_shown
 
 
 def test_newest_loss_comes_first(db: Database) -> None:

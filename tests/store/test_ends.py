@@ -10,7 +10,7 @@ import pytest
 
 from lightipn.ledger.entries import LedgerEntry, Replaced
 from lightipn.ledger.events import EventKind, PaymentEvent, TrustLevel
-from lightipn.outbox.messages import Subscription, SubscriptionState
+from lightipn.outbox.subscriptions import Subscription, SubscriptionState
 from lightipn.store import chain, deliveries, events, keys, ledger, outbox, reviews, subscriptions
 from lightipn.store.database import Database
 from lightipn.store.ledger import WatchChange

@@ -1,6 +1,6 @@
 """API keys: hashes, rotation, and what revoking does to an owner's subscriptions."""
 
-from lightipn.outbox.messages import SubscriptionState
+from lightipn.outbox.subscriptions import SubscriptionState
 from lightipn.store import deliveries, keys, subscriptions
 from lightipn.store.database import Database
 from lightipn.store.keys import ApiKey

@@ -24,6 +24,7 @@ from tests.store.old_versions import (
     ENTRIES,
     FIRST_ROWS,
     SERVER,
+    VERSIONS,
     first_rows_of,
     in_the_way,
     rows_in,
@@ -49,7 +50,7 @@ def test_first_version_has_nothing_of_the_second(old: Database) -> None:
     for table in FIRST_ROWS:
         assert set(old.table(table).columns_dict) == set(FIRST_ROWS[table][0])
         assert rows_in(old, table) == first_rows_of(table)
-    assert [migration.name for migration in migrations.pending(old)] == ["several_servers", "shop_apis"]
+    assert [migration.name for migration in migrations.pending(old)] == VERSIONS
     with pytest.raises(sqlite3.IntegrityError):
         old.execute("UPDATE ledger_entry SET state = 'dropped' WHERE state = 'unconfirmed'")
 
@@ -155,7 +156,7 @@ def test_upgrade_that_fails_leaves_the_first_version(old: Database, obstacle: st
     assert tables_of(old) == set(FIRST_ROWS)
     for table in FIRST_ROWS:
         assert rows_in(old, table) == first_rows_of(table)
-    assert [migration.name for migration in migrations.pending(old)] == ["several_servers", "shop_apis"]
+    assert [migration.name for migration in migrations.pending(old)] == VERSIONS
     migrations.apply(old)
     assert rows_in(old, "ledger_entry") == first_rows_of("ledger_entry")
 

@@ -8,78 +8,30 @@ from typing import Any
 
 import pytest
 
-from lightipn.outbox.messages import Message, MessageState, Subscription, SubscriptionState
+from lightipn.outbox.messages import Message, MessageState
+from lightipn.outbox.subscriptions import Subscription, SubscriptionState
 from lightipn.store import deliveries, keys, ledger, outbox, subscriptions
 from lightipn.store.attempts import recover_interrupted
 from lightipn.store.database import Database, open_store
 from lightipn.store.migrations import MIGRATION_NAMES, migrations
 from tests.builders import entry_of
 from tests.store.old_versions import (
+    ADDED_BY,
     ADDRESS,
     ENTRIES,
     FIRST_ROWS,
+    SECOND_KEPT,
+    URL,
+    VERSIONS,
+    columns_in,
     in_the_way,
-    insert,
     schema_of,
     tables_of,
-    write_first_version,
+    write_second_version,
 )
 from tests.store.plain_dialect import NOTHING, payload_of
 from tests.store.rows import NOW, claim, finish, pay, subscribe, subscribe_to_each
 from tests.store.tips import grow, wake
-
-URL = "http://shop.example/"
-
-
-def subscription_row(number: int, **values: Any) -> dict[str, Any]:
-    """Return a subscription's row as the second version wrote it."""
-    return FIRST_ROWS["subscription"][0] | {"subscription_id": number, "url": f"{URL}{number}"} | values
-
-
-def message_row(number: int, subscription_id: int, **values: Any) -> dict[str, Any]:
-    """Return a message's row as the second version wrote it."""
-    own = {"message_key": number, "message_id": f"m-{number}", "subscription_id": subscription_id}
-    return FIRST_ROWS["message"][0] | own | values
-
-
-def attempt_row(number: int, message_key: int, **values: Any) -> dict[str, Any]:
-    """Return an attempt's row as the second version wrote it."""
-    return FIRST_ROWS["attempt"][0] | {"attempt_id": number, "message_key": message_key} | values
-
-
-# Beside the first version's rows; the highest id of each table is removed again before the upgrade.
-ROWS: dict[str, list[dict[str, Any]]] = {
-    "subscription": [
-        subscription_row(12, wake_height=None),
-        subscription_row(13, owner="other", state="suspended"),
-        subscription_row(14),
-        subscription_row(99),
-    ],
-    "message": [
-        message_row(6, 12, heard_payload=payload_of(130, 70), is_heard_in_doubt=0, tries=0, due_at=None),
-        message_row(7, 13, is_held=1, tries=0),
-        message_row(8, 14, is_in_flight=1, tries=3, due_at=NOW - 5),
-        message_row(77, 99),
-    ],
-    "attempt": [
-        attempt_row(10, 6, outcome="acknowledged", status=200),
-        attempt_row(11, 8, outcome=None, status=None, latency_ms=None),
-        attempt_row(12, 5),
-        attempt_row(88, 77),
-    ],
-}
-KEPT = {table: FIRST_ROWS[table] + rows[:-1] for table, rows in ROWS.items()}
-
-
-def write_second_version(connection: sqlite3.Connection) -> Database:
-    """Make what the second version left, with rows in every table that the third one rebuilds."""
-    db = write_first_version(connection)
-    migrations.apply(db, stop_before="shop_apis")
-    for table, rows in ROWS.items():
-        for row in rows:
-            insert(db, table, row)
-    db.execute("DELETE FROM subscription WHERE subscription_id = 99")
-    return db
 
 
 @pytest.fixture
@@ -97,15 +49,10 @@ def rows_in(db: Database, table: str) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in found]
 
 
-def everything_in(db: Database, table: str) -> list[tuple[object, ...]]:
-    """Return the rows of a table with all their columns."""
-    return sorted(db.execute(f"SELECT * FROM {table}").fetchall(), key=repr)
-
-
 def test_second_version_has_nothing_of_the_third(old: Database) -> None:
     """The database that these tests begin with is the old one: old columns, and rows that only it could hold."""
-    assert [migration.name for migration in migrations.pending(old)] == ["shop_apis"]
-    for table, rows in KEPT.items():
+    assert [migration.name for migration in migrations.pending(old)] == VERSIONS[1:]
+    for table, rows in SECOND_KEPT.items():
         assert set(old.table(table).columns_dict) == set(rows[0])
         assert rows_in(old, table) == rows
     with pytest.raises(sqlite3.IntegrityError):
@@ -116,14 +63,14 @@ def test_second_version_has_nothing_of_the_third(old: Database) -> None:
 
 def test_upgrade_keeps_every_row_with_its_id(old: Database) -> None:
     """Nothing cascades away when the tables are rebuilt: subscriptions, messages and attempts are what they were."""
-    others = tables_of(old) - set(KEPT)
-    before = {table: everything_in(old, table) for table in others}
+    others = {table: list(old.table(table).columns_dict) for table in tables_of(old) - set(SECOND_KEPT)}
+    before = {table: columns_in(old, table, columns) for table, columns in others.items()}
     migrations.apply(old)
     assert {migration.name for migration in migrations.applied(old)} == MIGRATION_NAMES
-    for table, rows in KEPT.items():
+    for table, rows in SECOND_KEPT.items():
         assert rows_in(old, table) == rows
-    assert {table: everything_in(old, table) for table in others} == before
-    assert tables_of(old) == others | set(KEPT) | {"past_payment", "address_chain", "issued_address"}
+    assert {table: columns_in(old, table, columns) for table, columns in others.items()} == before
+    assert tables_of(old) == set(others).union(SECOND_KEPT, *(ADDED_BY[version] for version in VERSIONS[1:]))
     assert old.execute("PRAGMA foreign_key_check").fetchall() == []
     assert old.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
@@ -297,11 +244,11 @@ def test_upgrade_that_fails_leaves_the_second_version(old: Database, obstacle: s
         with pytest.raises(sqlite3.OperationalError):
             migrations.apply(old)
     assert schema_of(old) == before
-    for table, rows in KEPT.items():
+    for table, rows in SECOND_KEPT.items():
         assert rows_in(old, table) == rows
-    assert [migration.name for migration in migrations.pending(old)] == ["shop_apis"]
+    assert [migration.name for migration in migrations.pending(old)] == VERSIONS[1:]
     migrations.apply(old)
-    for table, rows in KEPT.items():
+    for table, rows in SECOND_KEPT.items():
         assert rows_in(old, table) == rows
     assert subscribe(old, 0, url="http://new.example/").subscription_id == 100
 
@@ -315,7 +262,7 @@ async def test_file_of_the_second_version_is_upgraded_when_it_is_opened(tmp_path
         write_second_version(connection)
     for _ in range(2):
         async with open_store(path, "regtest", threaded=threaded) as store:
-            for table, rows in KEPT.items():
+            for table, rows in SECOND_KEPT.items():
                 assert await store.read(lambda db, name=table: rows_in(db, name)) == rows  # type: ignore[misc]
             payments = await store.read(lambda db: ledger.load_payments(db, ADDRESS.scripthash))
             assert payments is not None

@@ -32,6 +32,14 @@ TABLES = {
     "past_payment",
     "address_chain",
     "issued_address",
+    "payment_transaction",
+    "wallet",
+    "wallet_address",
+    "hook",
+    "account",
+    "account_address",
+    "deposit",
+    "movement",
 }
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from lightipn.bitcoin.hashes import ScriptHash
-from lightipn.outbox.messages import Subscription, SubscriptionState
+from lightipn.outbox.subscriptions import Subscription, SubscriptionState
 from lightipn.store import deliveries, keys, ledger, subscriptions
 from lightipn.store.database import Database
 from lightipn.store.ledger import WatchChange
@@ -66,13 +66,13 @@ def test_list_is_paged_without_gaps(db: Database) -> None:
 def test_subscriptions_are_woken_at_their_height(db: Database) -> None:
     """A subscription is found from its height on, up to the limit, and no more once the height is taken away."""
     first, second = subscribe(db, 0), subscribe(db, 1)
-    subscriptions.save_wake_height(db, first.subscription_id, 100)
-    subscriptions.save_wake_height(db, second.subscription_id, 101)
+    subscriptions.save_wake(db, first.subscription_id, height=100, at=None)
+    subscriptions.save_wake(db, second.subscription_id, height=101, at=None)
     assert subscriptions.load_woken(db, 99, limit=10) == []
     assert subscriptions.load_woken(db, 100, limit=10) == [first]
     assert subscriptions.load_woken(db, 500, limit=10) == [first, second]
     assert len(subscriptions.load_woken(db, 500, limit=1)) == 1
-    subscriptions.save_wake_height(db, first.subscription_id, None)
+    subscriptions.save_wake(db, first.subscription_id, height=None, at=None)
     assert subscriptions.load_woken(db, 500, limit=10) == [second]
 
 

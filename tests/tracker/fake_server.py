@@ -8,7 +8,7 @@ import trio
 
 from lightipn.bitcoin.hashes import ScriptHash, Txid
 from lightipn.chain.history import History
-from lightipn.chain.source import MerkleBranch, RawTransaction
+from lightipn.chain.source import FeeHistogram, MerkleBranch, RawTransaction
 from lightipn.errors import SourceRefusedError, SourceUnavailableError
 from lightipn.simulator.view import ChainView
 
@@ -29,6 +29,9 @@ class FakeServer:
             list, and ``is_silent`` for all questions.
         held: transactions that it gives once the event is set; ``headers_released`` is the same for headers.
         is_gone: every question ends in a broken link.
+        histogram: the fees of its mempool, as it claims them; ``fee_rate`` is its estimate, for whatever target.
+        broadcasts: what was handed to it, in order; nothing of it enters the chain by itself.
+        refuses_broadcasts: it takes no transaction.
     """
 
     name: str
@@ -48,6 +51,10 @@ class FakeServer:
     transaction_of: Callable[[Txid], bytes | None] | None = None
     headers_of: Callable[[int, int], list[bytes]] | None = None
     history_of: Callable[[ScriptHash], History] | None = None
+    histogram: FeeHistogram = FeeHistogram(())
+    fee_rate: float | None = None
+    broadcasts: list[bytes] = field(default_factory=list)
+    refuses_broadcasts: bool = False
     asked: set[Txid] = field(default_factory=set)
     most_at_once: int = 0
     _at_once: int = 0
@@ -96,6 +103,26 @@ class FakeServer:
         if raw is None:
             raise SourceRefusedError("unknown", code=2, source=self.name)
         return RawTransaction(self.name, raw)
+
+    async def fee_histogram(self) -> FeeHistogram:
+        """Answer what the test says of its mempool."""
+        self.calls["histogram"] += 1
+        await self._be_asked()
+        return self.histogram
+
+    async def estimate(self) -> float | None:
+        """Answer with the estimate that the test set."""
+        self.calls["estimate"] += 1
+        await self._be_asked()
+        return self.fee_rate
+
+    async def take(self, raw: bytes) -> None:
+        """Note a transaction, or refuse it."""
+        self.calls["broadcast"] += 1
+        self.broadcasts.append(raw)
+        await self._be_asked()
+        if self.refuses_broadcasts:
+            raise SourceRefusedError("rejected", code=1, source=self.name)
 
     async def _be_asked(self, txid: Txid | None = None, *, is_silent: bool = False) -> None:
         """Let time pass, count how many questions are under way, and fail as the test wants it."""

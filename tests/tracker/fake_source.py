@@ -15,6 +15,7 @@ import trio
 from lightipn.bitcoin.hashes import ScriptHash, Txid
 from lightipn.chain.history import History, Status, status_of
 from lightipn.chain.source import (
+    FeeHistogram,
     MerkleBranch,
     Misbehaviour,
     RawTransaction,
@@ -179,6 +180,18 @@ class FakeSource:
     async def fetch_history(self, scripthash: ScriptHash, *, server: str) -> History:
         """Ask the named server."""
         return await self._to_ask(server, "", frozenset())[0].list_history(scripthash)
+
+    async def fetch_fee_histogram(self, *, server: str) -> FeeHistogram:
+        """Ask the named server."""
+        return await self._to_ask(server, "", frozenset())[0].fee_histogram()
+
+    async def fetch_fee_rate(self, target_blocks: int, *, server: str) -> float | None:
+        """Ask the named server."""
+        return await self._to_ask(server, "", frozenset())[0].estimate()
+
+    async def broadcast(self, raw: bytes, *, server: str) -> None:
+        """Hand it to the named server."""
+        await self._to_ask(server, "", frozenset())[0].take(raw)
 
     def _to_ask(self, server: str, prefer: str, avoid: AbstractSet[str]) -> list[FakeServer]:
         names = [name for name in self._connected if name not in avoid and server in ("", name)]

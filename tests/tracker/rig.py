@@ -16,7 +16,7 @@ from lightipn.dialects.ipn import wire
 from lightipn.dialects.ipn.policy import IpnPolicy
 from lightipn.dialects.receive.policy import ReceivePolicy
 from lightipn.ledger.entries import LedgerEntry, totals_of
-from lightipn.outbox.messages import Policy
+from lightipn.outbox.policy import Policy
 from lightipn.simulator import forge
 from lightipn.simulator.blocks import SimulatedChain
 from lightipn.simulator.view import ChainView

@@ -7,16 +7,9 @@ from lightipn.bitcoin.hashes import hex_of
 from lightipn.chain.verifier import Unconfirmed
 from lightipn.dialects.callback import wire
 from lightipn.ledger.entries import LedgerEntry, ScriptPayments
-from lightipn.outbox.messages import (
-    Message,
-    MessageState,
-    Moment,
-    NextTry,
-    Notice,
-    OutgoingRequest,
-    Review,
-    Subscription,
-)
+from lightipn.outbox.messages import Message, MessageState, NextTry, OutgoingRequest
+from lightipn.outbox.policy import Moment, Notice, Review
+from lightipn.outbox.subscriptions import Subscription
 from lightipn.outbox.verdict import Answer, Outcome
 
 MAX_CONFIRMATIONS = 1000
@@ -66,6 +59,7 @@ class CallbackPolicy:
         *,
         told: Mapping[str, MessageState],
         tip_height: int,
+        now: float,
     ) -> Review:
         """Tell each payment once it is deep enough, and no more while a reorg has taken that back."""
         depth = self.confirmations

@@ -8,7 +8,8 @@ import msgspec
 
 from lightipn.bitcoin.hashes import Txid, hex_of
 from lightipn.errors import RequestError
-from lightipn.outbox.messages import Message, MessageState, Subscription, SubscriptionState
+from lightipn.outbox.messages import Message, MessageState
+from lightipn.outbox.subscriptions import Subscription, SubscriptionState
 
 NO_TERMS = b"{}"
 """What every subscription of this dialect asks for: the configuration says the rest."""

@@ -5,17 +5,10 @@ from dataclasses import dataclass
 
 from lightipn.dialects.ipn import wire
 from lightipn.ledger.entries import ScriptPayments, totals_of
-from lightipn.outbox.messages import (
-    Message,
-    MessageState,
-    Moment,
-    NextTry,
-    Notice,
-    OutgoingRequest,
-    Review,
-    Subscription,
-)
+from lightipn.outbox.messages import Message, MessageState, NextTry, OutgoingRequest
+from lightipn.outbox.policy import Moment, Notice, Review
 from lightipn.outbox.schedule import doubling_delay_s
+from lightipn.outbox.subscriptions import Subscription
 from lightipn.outbox.verdict import Answer, Outcome
 
 FIRST_RETRY_S = 5.0
@@ -42,6 +35,7 @@ class IpnPolicy:
         *,
         told: Mapping[str, MessageState],
         tip_height: int,
+        now: float,
     ) -> Review:
         """Return the totals at the depth the subscriber asked for."""
         depth = wire.decode_terms(subscription.terms).max_confirms

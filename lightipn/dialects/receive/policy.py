@@ -7,19 +7,10 @@ from typing import assert_never
 from lightipn.bitcoin.hashes import hex_of
 from lightipn.dialects.receive import wire
 from lightipn.ledger.entries import LedgerEntry, ScriptPayments
-from lightipn.outbox.messages import (
-    Block,
-    BlockWish,
-    Message,
-    MessageState,
-    Moment,
-    NextTry,
-    Notice,
-    OutgoingRequest,
-    Review,
-    Subscription,
-)
+from lightipn.outbox.messages import Message, MessageState, NextTry, OutgoingRequest
+from lightipn.outbox.policy import Block, BlockWish, Moment, Notice, Review
 from lightipn.outbox.schedule import doubling_delay_s
+from lightipn.outbox.subscriptions import Subscription
 from lightipn.outbox.verdict import Answer, Outcome
 
 MOST_CALLS = 1000
@@ -41,6 +32,7 @@ class ReceivePolicy:
         *,
         told: Mapping[str, MessageState],
         tip_height: int,
+        now: float,
     ) -> Review:
         """Say which payments are told, and with balance updates at which of their two moments."""
         terms = wire.decode_terms(subscription.terms)

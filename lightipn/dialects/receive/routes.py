@@ -14,7 +14,7 @@ from lightipn.api.parameters import id_of, parameters_of, required, whole_number
 from lightipn.bitcoin.extended_key import ScriptKind
 from lightipn.dialects.receive import wire
 from lightipn.errors import RequestError
-from lightipn.outbox.messages import SubscriptionState
+from lightipn.outbox.subscriptions import SubscriptionState
 from lightipn.service.desk import Service
 from lightipn.service.scanning import GAP_LIMIT
 from lightipn.service.subscribing import Wish
@@ -71,13 +71,14 @@ class ReceiveApi:
 
     async def receive(self, parameters: Mapping[str, str], owner: str) -> object:
         """Give an address away."""
+        key, kind, url = required(parameters, "xpub"), _kind_of(parameters), _callback_of(parameters)
+        terms = wire.encode_terms(wire.AddressTerms())
         fresh = await self.service.supplies.issue(
-            dialect=DIALECT,
             owner=owner,
-            key=required(parameters, "xpub"),
-            kind=_kind_of(parameters),
-            url=_callback_of(parameters),
-            terms=wire.encode_terms(wire.AddressTerms()),
+            key=key,
+            kind=kind,
+            url=url,
+            take=self.service.subscriptions.taker(url=url, terms=terms, dialect=DIALECT, owner=owner),
             gap_limit=whole_number(parameters, "gap_limit", default=GAP_LIMIT, lowest=1, highest=MOST_GAP_LIMIT),
         )
         return wire.AddressJson(address=fresh.address, index=fresh.index, callback=fresh.url)

@@ -8,7 +8,8 @@ import msgspec
 
 from lightipn.bitcoin.hashes import Txid, hex_of
 from lightipn.errors import RequestError
-from lightipn.outbox.messages import Block, Subscription
+from lightipn.outbox.policy import Block
+from lightipn.outbox.subscriptions import Subscription
 
 ACKNOWLEDGEMENT = b"*ok*"
 
@@ -92,7 +93,7 @@ def encode_payment(txid: Txid, *, value_sat: int) -> bytes:
 
 def encode_block(block: Block) -> bytes:
     """Write a block's payload for the message's row."""
-    return msgspec.json.encode(BlockPayload(hex_of(block.block_hash), block.height, block.time))
+    return msgspec.json.encode(BlockPayload(hex_of(block.header.block_hash), block.height, block.header.time))
 
 
 def url_of(subscription: Subscription, raw_payload: bytes, *, confirmations: int, tip_height: int) -> str:

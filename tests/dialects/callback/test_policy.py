@@ -11,7 +11,8 @@ from lightipn.bitcoin.hashes import hex_of
 from lightipn.dialects.callback.policy import CallbackPolicy
 from lightipn.dialects.callback.wire import NO_TERMS, encode_payload
 from lightipn.ledger.entries import Dropped, LedgerEntry, Replaced
-from lightipn.outbox.messages import Message, MessageState, Moment, NextTry, Notice, Policy, Review
+from lightipn.outbox.messages import Message, MessageState, NextTry
+from lightipn.outbox.policy import Moment, Notice, Policy, Review
 from lightipn.outbox.verdict import Answer, Outcome
 from tests.builders import SEEN_AT, confirmed, entry_of, message_of, payments_of, subscription_of, txid_of
 
@@ -19,6 +20,7 @@ ADDRESS = "bcrt1qaddress"
 URL = "https://shop.example/post/url?order=7"
 TIP = 1000
 DEPTH = 3
+NOW = 1_700_000_000.5
 POLICY = CallbackPolicy(retries=3, retry_period_s=120, confirmations=DEPTH, zero_conf=False)
 EARLY = replace(POLICY, zero_conf=True)
 SUBSCRIPTION = replace(subscription_of(NO_TERMS, address=ADDRESS, url=URL), dialect="callback", since_height=TIP - 10)
@@ -42,7 +44,7 @@ def review(
 ) -> Review:
     """Review the subscription to these payments."""
     states = {notice.topic: MessageState.OPEN for notice in told}
-    return policy.review(SUBSCRIPTION, payments_of(*entries), told=states, tip_height=tip_height)
+    return policy.review(SUBSCRIPTION, payments_of(*entries), told=states, tip_height=tip_height, now=NOW)
 
 
 def message(entry: LedgerEntry, confirmations: int = DEPTH, *, tries: int = 1) -> Message:
@@ -120,7 +122,7 @@ def test_payments_after_the_end_are_not_told_but_those_before_are() -> None:
         replace(entry_of(2, state=confirmed(TIP - 5)), seen_at=SEEN_AT + 11),
     ]
     for ended in (replace(SUBSCRIPTION, expires_at=SEEN_AT + 11), replace(SUBSCRIPTION, last_seen_at=SEEN_AT + 10)):
-        found = POLICY.review(ended, payments_of(*entries), told={}, tip_height=TIP)
+        found = POLICY.review(ended, payments_of(*entries), told={}, tip_height=TIP, now=NOW)
         assert found.notices == (notice_of(entries[0]),)
 
 

@@ -10,7 +10,7 @@ from lightipn.bitcoin.address import address_of
 from lightipn.bitcoin.hashes import hex_of
 from lightipn.bitcoin.network import MAINNET
 from lightipn.dialects.callback.routes import EXPIRES_AFTER_S
-from lightipn.outbox.messages import SubscriptionState
+from lightipn.outbox.subscriptions import SubscriptionState
 from lightipn.service.subscribing import Wish
 from tests.builders import SCRIPT, SEEN_AT, confirmed, entry_of, txid_of
 from tests.dialects.callback.rig import (

@@ -23,7 +23,7 @@ from lightipn.dialects.callback.wire import (
     truth_of,
 )
 from lightipn.errors import RequestError
-from lightipn.outbox.messages import SubscriptionState
+from lightipn.outbox.subscriptions import SubscriptionState
 from tests.builders import SEEN_AT, subscription_of, txid_of
 
 MAY_2030 = 1_904_793_995  # 2030-05-12T05:26:35Z

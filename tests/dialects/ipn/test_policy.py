@@ -7,7 +7,9 @@ import pytest
 from lightipn.dialects.ipn.policy import DEFAULT_CONFIRMS, MAX_CONFIRMS, IpnPolicy
 from lightipn.dialects.ipn.wire import IpnTerms, Totals, encode_payload, encode_terms
 from lightipn.ledger.entries import LedgerEntry, Replaced
-from lightipn.outbox.messages import Moment, NextTry, Notice, OutgoingRequest, Policy, Review, Subscription
+from lightipn.outbox.messages import NextTry, OutgoingRequest
+from lightipn.outbox.policy import Moment, Notice, Policy, Review
+from lightipn.outbox.subscriptions import Subscription
 from lightipn.outbox.verdict import Answer, Outcome
 from tests.builders import confirmed, entry_of, message_of, payments_of, subscription_of, txid_of
 
@@ -30,7 +32,8 @@ def payload(confirmed_sat: int, unconfirmed_sat: int) -> bytes:
 
 def review(*entries: LedgerEntry, tip_height: int = TIP, max_confirms: int = 3) -> Review:
     """Review a subscription to these payments."""
-    return POLICY.review(subscription(max_confirms), payments_of(*entries), told={}, tip_height=tip_height)
+    found = payments_of(*entries)
+    return POLICY.review(subscription(max_confirms), found, told={}, tip_height=tip_height, now=MOMENT.now)
 
 
 def totals_told(confirmed_sat: int, unconfirmed_sat: int, *, wake_height: int | None = None) -> Review:

@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 
 from lightipn.bitcoin.hashes import hex_of
+from lightipn.bitcoin.network import REGTEST
 from lightipn.dialects.receive.policy import FIRST_RETRY_S, LONGEST_RETRY_S, MOST_CALLS, ReceivePolicy
 from lightipn.dialects.receive.wire import (
     AddressTerms,
@@ -20,24 +21,15 @@ from lightipn.dialects.receive.wire import (
     encode_terms,
 )
 from lightipn.ledger.entries import Dropped, LedgerEntry, Replaced
-from lightipn.outbox.messages import (
-    Block,
-    BlockPolicy,
-    BlockWish,
-    MessageState,
-    Moment,
-    NextTry,
-    Notice,
-    OutgoingRequest,
-    Review,
-    Subscription,
-)
+from lightipn.outbox.messages import MessageState, NextTry, OutgoingRequest
+from lightipn.outbox.policy import Block, BlockPolicy, BlockWish, Moment, Notice, Review
+from lightipn.outbox.subscriptions import Subscription
 from lightipn.outbox.verdict import Answer, Outcome
 from tests.builders import (
     SEEN_AT,
-    block_hash_of,
     confirmed,
     entry_of,
+    genesis_of,
     message_of,
     payments_of,
     subscription_of,
@@ -48,8 +40,9 @@ POLICY = ReceivePolicy()
 URL = "https://mystore.example?invoice_id=058921123"
 TIP = 1000
 SINCE = TIP - 20
+NOW = 1_700_000_000.5
 GIVEN = AddressTerms()
-BLOCK = Block(height=TIP, block_hash=block_hash_of(TIP), time=SEEN_AT)
+BLOCK = Block(height=TIP, header=genesis_of(REGTEST))
 
 
 def subscription(terms: Terms = GIVEN) -> Subscription:
@@ -78,7 +71,7 @@ def review(
     """Review a subscription to these payments; ``heard`` was acknowledged, ``told`` is open."""
     states = {notice.topic: MessageState.OPEN for notice in told}
     states |= {notice.topic: MessageState.ACKNOWLEDGED for notice in heard}
-    return POLICY.review(subscription(terms), payments_of(*entries), told=states, tip_height=tip_height)
+    return POLICY.review(subscription(terms), payments_of(*entries), told=states, tip_height=tip_height, now=NOW)
 
 
 def notice_of(entry: LedgerEntry, moment: str = "") -> Notice:
@@ -196,7 +189,7 @@ def test_delete_that_was_told_a_thousand_times_is_over() -> None:
     """With ``DELETE`` a notice that nobody ever heard is the last one all the same."""
     entry = entry_of(1, state=confirmed(TIP - 2))
     dead = {notice_of(entry, "deep").topic: MessageState.DEAD}
-    assert POLICY.review(subscription(DELETE), payments_of(entry), told=dead, tip_height=TIP) == OVER
+    assert POLICY.review(subscription(DELETE), payments_of(entry), told=dead, tip_height=TIP, now=NOW) == OVER
 
 
 def test_of_payments_that_are_deep_together_the_lowest_one_ends_a_delete() -> None:
@@ -269,10 +262,10 @@ def test_block_is_told_by_a_get_with_its_newest_confirmations() -> None:
     request = request_for(POLICY.block_payload_of(BLOCK), confirmations=0, tip_height=TIP + 4)
     assert parse_qsl(urlsplit(request.url).query) == [
         ("invoice_id", "058921123"),
-        ("hash", hex_of(BLOCK.block_hash)),
+        ("hash", hex_of(BLOCK.header.block_hash)),
         ("confirmations", "5"),
         ("height", str(TIP)),
-        ("timestamp", str(SEEN_AT)),
+        ("timestamp", str(BLOCK.header.time)),
         ("size", "0"),
     ]
     assert POLICY.block_payload_of(BLOCK) == encode_block(BLOCK)

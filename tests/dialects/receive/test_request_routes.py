@@ -7,7 +7,7 @@ import pytest
 from lightipn.bitcoin.address import address_of
 from lightipn.bitcoin.hashes import hex_of
 from lightipn.bitcoin.network import MAINNET
-from lightipn.outbox.messages import SubscriptionState
+from lightipn.outbox.subscriptions import SubscriptionState
 from tests.builders import SCRIPT, entry_of, txid_of
 from tests.dialects.receive.rig import (
     BALANCE,

@@ -9,7 +9,7 @@ from embit import bip32
 
 from lightipn.bitcoin.extended_key import parse_receive_chains
 from lightipn.bitcoin.network import REGTEST
-from lightipn.outbox.messages import SubscriptionState
+from lightipn.outbox.subscriptions import SubscriptionState
 from tests.builders import entry_of
 from tests.dialects.receive.rig import (
     BALANCE,

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightipn.bitcoin.hashes import hex_of
+from lightipn.bitcoin.network import REGTEST
 from lightipn.dialects.receive.wire import (
     AddressJson,
     AddressTerms,
@@ -31,12 +32,13 @@ from lightipn.dialects.receive.wire import (
     url_of,
 )
 from lightipn.errors import RequestError
-from lightipn.outbox.messages import Block
-from tests.builders import SEEN_AT, block_hash_of, subscription_of, txid_of
+from lightipn.outbox.policy import Block
+from tests.builders import genesis_of, subscription_of, txid_of
 
 ADDRESS = "bcrt1qaddress"
 PAYMENT = encode_payment(txid_of(1), value_sat=100_000)
-BLOCK = encode_block(Block(height=500_000, block_hash=block_hash_of(1), time=SEEN_AT))
+HEADER = genesis_of(REGTEST)
+BLOCK = encode_block(Block(height=500_000, header=HEADER))
 TOLD = f"transaction_hash={hex_of(txid_of(1))}&address={ADDRESS}&confirmations=2&value=100000"
 
 
@@ -89,10 +91,10 @@ def test_block_says_how_deep_it_is(tip_height: int, shown: str) -> None:
     )
     assert fields == [
         ("request_id", "1234"),
-        ("hash", hex_of(block_hash_of(1))),
+        ("hash", hex_of(HEADER.block_hash)),
         ("confirmations", shown),
         ("height", "500000"),
-        ("timestamp", str(SEEN_AT)),
+        ("timestamp", str(HEADER.time)),
         ("size", "0"),
     ]
 

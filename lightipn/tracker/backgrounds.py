@@ -1,0 +1,98 @@
+"""What hooks show of a payment beside the payment: what it spends, and how it stands in the mempool.
+
+Asked only for scripts that a hook is about, and never for long: what does not come in time is left out.
+"""
+
+import statistics
+from collections.abc import Mapping
+
+import structlog
+import trio
+
+from lightipn.bitcoin.hashes import Txid
+from lightipn.bitcoin.transaction import Transaction, TxOutput, details_of
+from lightipn.chain.source import FeeHistogram, ScriptHashChanged
+from lightipn.chain.verifier import Unconfirmed, VerifiedEntry, VerifiedHistory
+from lightipn.errors import SourceError
+from lightipn.ledger.entries import Standing
+from lightipn.ledger.transactions import KnownTransaction
+from lightipn.store import subscriptions as subscription_store
+from lightipn.store.transactions import Background
+from lightipn.tracker.proofs import ProofFetcher
+from lightipn.tracker.wiring import Wiring
+
+# Of a history so many new transactions are looked into; older ones of a long history are nobody's news.
+MOST_LOOKED_INTO = 50
+HISTOGRAM_TIMEOUT_S = 1.0
+HISTOGRAM_KEEP_S = 30.0
+
+log = structlog.get_logger("tracker")
+
+
+class Backgrounds:
+    """Finds out what hooks show."""
+
+    def __init__(self, wiring: Wiring, proofs: ProofFetcher) -> None:
+        self._wiring = wiring
+        self._proofs = proofs
+        self._histograms: list[FeeHistogram] = []
+        self._histograms_until = -1.0
+
+    async def find(self, verified: VerifiedHistory, update: ScriptHashChanged) -> Mapping[Txid, Background]:
+        """Return what could be found out about the new transactions of a history, if a hook is about its script."""
+        new = [entry for entry in verified.entries if entry.transaction is not None][-MOST_LOOKED_INTO:]
+        if not new or not await self._wiring.store.read(lambda db: subscription_store.has_hooks(db, update.scripthash)):
+            return {}
+        has_parent = {claim.txid for claim in update.history if claim.has_unconfirmed_parent}
+        found: dict[Txid, Background] = {}
+        if any(isinstance(entry.place, Unconfirmed) for entry in new):
+            await self._refresh_histograms()
+        async with trio.open_nursery() as nursery:
+            for entry in new:
+                nursery.start_soon(self._find_one, entry, entry.txid in has_parent, update.server, found)
+        return found
+
+    async def _find_one(
+        self, entry: VerifiedEntry, has_parent: bool, server: str, found: dict[Txid, Background]
+    ) -> None:
+        transaction = entry.transaction
+        assert transaction is not None  # the caller chose those that have one
+        spent = await self.spent_by(transaction, server)
+        fee_sat = KnownTransaction(transaction=transaction, spent=spent).fee_sat
+        vbytes_ahead = None
+        if fee_sat is not None and isinstance(entry.place, Unconfirmed):
+            vbytes_ahead = self._vbytes_ahead(fee_sat / details_of(transaction).vbytes)
+        standing = Standing(has_unconfirmed_parent=has_parent, vbytes_ahead=vbytes_ahead)
+        found[entry.txid] = Background(spent=spent, standing=standing)
+
+    async def spent_by(self, transaction: Transaction, server: str) -> tuple[TxOutput | None, ...]:
+        """Return the outputs that a transaction spends, as far as they can be had within two seconds."""
+        if transaction.is_coinbase:
+            return (None,)
+        prevouts, _ = await self._proofs.prevouts_of(transaction.spends, server)
+        outputs = {prevout.outpoint: prevout.output for prevout in prevouts}
+        return tuple(outputs.get(outpoint) for outpoint in transaction.spends)
+
+    def _vbytes_ahead(self, fee_rate: float) -> int | None:
+        """Return how much of the mempool pays more, by the median of what the servers say."""
+        if not self._histograms:
+            return None
+        return int(statistics.median(histogram.vbytes_above(fee_rate) for histogram in self._histograms))
+
+    async def _refresh_histograms(self) -> None:
+        if trio.current_time() < self._histograms_until:
+            return
+        found: list[FeeHistogram] = []
+
+        async def ask(server: str) -> None:
+            try:
+                found.append(await self._wiring.source.fetch_fee_histogram(server=server))
+            except SourceError as error:
+                log.info("tracker.histogram_unavailable", server=server, reason=str(error))
+
+        with trio.move_on_after(HISTOGRAM_TIMEOUT_S):
+            async with trio.open_nursery() as nursery:
+                for server in self._wiring.source.connected():
+                    nursery.start_soon(ask, server)
+        self._histograms = found
+        self._histograms_until = trio.current_time() + HISTOGRAM_KEEP_S
