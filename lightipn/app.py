@@ -14,6 +14,7 @@ from pathlib import Path
 
 import structlog
 import trio
+from starlette.routing import Route
 
 from lightipn.api.accounts import AccountApi
 from lightipn.api.feed import feed_routes
@@ -21,36 +22,28 @@ from lightipn.api.frame import build_app
 from lightipn.api.health import Readiness, health_routes
 from lightipn.api.owners import Doorkeeper
 from lightipn.api.server import open_listener, serve_api
-from lightipn.chain.checkpoint import Checkpoints
 from lightipn.config import Config
-from lightipn.delivery.dispatcher import Dispatcher
-from lightipn.delivery.guard import AddressRules
-from lightipn.delivery.sender import Sender, open_sender
+from lightipn.delivery.sender import open_sender
 from lightipn.dialects.blockcypher.routes import blockcypher_routes
 from lightipn.dialects.callback.routes import CallbackApi
 from lightipn.dialects.ipn.routes import ipn_routes
 from lightipn.dialects.receive.routes import ReceiveApi
-from lightipn.electrum.pool import ServerPool
-from lightipn.electrum.source import ElectrumSource
 from lightipn.errors import LightIPNError, StoreError
 from lightipn.parts import (
     account_hooks_of,
     address_rules_of,
     callback_policy_of,
-    checkpoints_of,
-    connector_of,
+    forwarding_kit_of,
     ipn_settings_of,
     policies_of,
-    servers_of,
     webhook_key_of,
 )
+from lightipn.rooms import Rooms, build_rooms
 from lightipn.service.desk import Service
 from lightipn.service.ground import Doorbells, Ground, no_bell
 from lightipn.store import servers as server_store
-from lightipn.store.database import Store, open_store, sole_service
-from lightipn.tracker.spine import Tracker, open_tracker
-from lightipn.tracker.wiring import Wiring
-from lightipn.upkeep import WatchKeeper, keep_house, look_at_database, save_servers, write_servers
+from lightipn.store.database import open_store, sole_service
+from lightipn.upkeep import keep_house, look_at_database, save_servers, write_servers
 
 log = structlog.get_logger("app")
 
@@ -95,85 +88,9 @@ async def open_service_tools(config: Config, *, creates: bool = False) -> AsyncI
                 is_connected=lambda: False,
                 clock=time.time,
                 account_hooks=account_hooks_of(),
+                forwarding=partial(forwarding_kit_of, config),
             )
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Rooms:
-    """Everything that runs, built and not yet started."""
-
-    config: Config
-    store: Store
-    pool: ServerPool
-    source: ElectrumSource
-    tracker: Tracker
-    dispatcher: Dispatcher
-    keeper: WatchKeeper
-    service: Service
-
-    def readiness(self) -> Readiness:
-        """Return what ``/readyz`` says."""
-        return Readiness(
-            network=self.config.network.name,
-            tip_height=self.tracker.follower.chain.tip_height,
-            is_tip_proved=self.tracker.follower.is_tip_proved,
-            watches=self.source.statistics(),
-            servers=tuple(self.source.servers()),
-        )
-
-
-async def _build(config: Config, store: Store, sender: Sender, rules: AddressRules) -> _Rooms:
-    """Build every room over the open database."""
-    policies = policies_of(config)
-    checkpoints = checkpoints_of(config.network)
-    dispatcher = Dispatcher(
-        store=store,
-        sender=sender,
-        policies=policies,
-        max_in_flight=config.delivery.max_in_flight,
-        max_in_flight_per_host=config.delivery.max_in_flight_per_host,
-        clock=time.time,
-    )
-    pool = await _open_pool(config, store, checkpoints)
-    source = ElectrumSource(
-        pool, redundancy=config.electrum.redundancy, sweep_interval_s=config.electrum.sweep_interval_s
-    )
-    wiring = Wiring(source=source, store=store, policies=policies, ring=dispatcher.ring, clock=time.time)
-    tracker = await open_tracker(
-        wiring,
-        network=config.network,
-        checkpoints=checkpoints,
-        min_seen_by=config.electrum.min_seen_by,
-        drop_after_s=config.electrum.drop_after_s,
-    )
-    keeper = WatchKeeper(store, source)
-    await keeper.load()
-    service = Service(
-        Ground(
-            store=store,
-            network=config.network,
-            policies=policies,
-            check_url=rules.check_url,
-            bells=Doorbells(watches=keeper.ring, messages=dispatcher.ring),
-            progress=tracker.progress,
-            is_tip_proved=lambda: tracker.follower.is_tip_proved,
-            is_connected=lambda: bool(source.connected()),
-            clock=time.time,
-            outside=tracker.questions,
-            account_hooks=account_hooks_of(),
-        )
-    )
-    return _Rooms(
-        config=config,
-        store=store,
-        pool=pool,
-        source=source,
-        tracker=tracker,
-        dispatcher=dispatcher,
-        keeper=keeper,
-        service=service,
-    )
 
 
 async def run_service(
@@ -198,23 +115,15 @@ async def run_service(
                 rules, timeout_s=delivery.timeout_s, max_in_flight=delivery.max_in_flight, proxy=rules.proxy
             ) as sender,
         ):
-            rooms = await _build(config, store, sender, rules)
+            rooms = await build_rooms(config, store, sender, rules)
             with contextlib.closing(open_listener(config.api.bind)) as listener:
                 await _run(rooms, listener, stop, task_status)
 
 
-async def _run(
-    rooms: _Rooms, listener: socket.socket, stop: trio.Event, task_status: trio.TaskStatus[RunningService]
-) -> None:
-    """Start everything; when ``stop`` is set, let API and dispatcher end first, and then the rest at once."""
-    failures: list[StoreError] = []
-
-    def stop_for(error: StoreError) -> None:
-        failures.append(error)
-        stop.set()
-
+def _routes_of(rooms: Rooms) -> list[Route]:
+    """Put the routes of all dialects together."""
     doorkeeper = Doorkeeper(rooms.service, anonymous=rooms.config.api.anonymous)
-    routes = [
+    return [
         *health_routes(rooms.readiness),
         *AccountApi(
             service=rooms.service,
@@ -241,7 +150,19 @@ async def _run(
             clock=time.time,
         ),
     ]
-    app = build_app(routes, stop_for=stop_for)
+
+
+async def _run(
+    rooms: Rooms, listener: socket.socket, stop: trio.Event, task_status: trio.TaskStatus[RunningService]
+) -> None:
+    """Start everything; when ``stop`` is set, let API and dispatcher end first, and then the rest at once."""
+    failures: list[StoreError] = []
+
+    def stop_for(error: StoreError) -> None:
+        failures.append(error)
+        stop.set()
+
+    app = build_app(_routes_of(rooms), stop_for=stop_for)
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     async with trio.open_nursery() as background:
@@ -249,9 +170,11 @@ async def _run(
         background.start_soon(rooms.tracker.run)
         background.start_soon(rooms.keeper.run)
         background.start_soon(rooms.service.scanner.run)
-        background.start_soon(
-            look_at_database, rooms.store, rooms.keeper.ring, rooms.dispatcher.ring, rooms.pool.tell_changed
-        )
+        bells = [rooms.keeper.ring, rooms.dispatcher.ring, rooms.pool.tell_changed]
+        if rooms.forwarder is not None:
+            background.start_soon(rooms.forwarder.run)
+            bells.append(rooms.forwarder.ring)
+        background.start_soon(look_at_database, rooms.store, *bells)
         background.start_soon(save_servers, rooms.store, rooms.pool)
         background.start_soon(
             partial(keep_house, inactive_after_s=rooms.config.accounts.inactive_after_days * 86400.0),
@@ -276,28 +199,6 @@ async def _run(
     log.info("app.service_stopped")
     if failures:
         raise failures[0]
-
-
-async def _open_pool(config: Config, store: Store, checkpoints: Checkpoints) -> ServerPool:
-    addresses, is_builtin = servers_of(config)
-    if not addresses:
-        log.warning("app.no_servers", network=config.network.name, hint="set [electrum] servers")
-    await store.transact(server_store.take_trust_changes)  # what the operator forgave is in the rows already
-    names = {address.name for address in addresses}
-    await store.transact(lambda db: server_store.retire_servers(db, names))
-    known = {state.name: state for state in await store.read(server_store.load_servers)}
-    return ServerPool(
-        addresses,
-        config.network,
-        connector=connector_of(config),
-        connections=config.electrum.connections,
-        ban_s=config.electrum.ban_s,
-        clock=time.time,
-        lowest_tip=checkpoints.last.height,
-        is_builtin=is_builtin,
-        remembered=await store.read(server_store.load_remembered),
-        known=known,
-    )
 
 
 async def serve_until_signalled(config: Config) -> None:

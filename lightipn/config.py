@@ -92,6 +92,18 @@ class AccountsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardingConfig:
+    """The section ``[forwarding]``; without a seed file forwarding is off."""
+
+    seed_file: Path | None
+    master_address: str
+    confirmations: int
+    max_fee_percent: float
+    fee_target_blocks: int
+    bump_after_blocks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogConfig:
     """The section ``[log]``."""
 
@@ -113,6 +125,7 @@ class Config:
     callback: CallbackConfig
     blockcypher: BlockcypherConfig
     accounts: AccountsConfig
+    forwarding: ForwardingConfig
     log: LogConfig
 
 
@@ -166,6 +179,8 @@ def load_config(file: Path | None = None, environment: Mapping[str, str] = os.en
             problems.append(f"{named.get(key.path, key.path)}: {error}")
     if "network" in checked and "dialects.ipn.xpub" in checked:
         _check_xpub(checked, problems)
+    if {"network", "forwarding.master_address"} <= checked.keys():
+        _check_master_address(checked, problems)
     if {"electrum.servers", "electrum.proxy", "electrum.allow_plaintext"} <= checked.keys():
         _check_servers(checked, problems)
     if problems:
@@ -212,6 +227,17 @@ def _check_xpub(checked: Mapping[str, Any], problems: list[str]) -> None:
             problems.append(f"dialects.ipn.xpub: {error}")
 
 
+def _check_master_address(checked: Mapping[str, Any], problems: list[str]) -> None:
+    from lightipn.bitcoin.address import parse_address
+    from lightipn.errors import RequestError
+
+    if checked["forwarding.master_address"]:
+        try:
+            parse_address(checked["forwarding.master_address"], NETWORKS[checked["network"]])
+        except RequestError as error:
+            problems.append(f"forwarding.master_address: {error}")
+
+
 def _config_of(checked: Mapping[str, Any]) -> Config:
     def section(name: str) -> dict[str, Any]:
         return {key.name: checked[key.path] for key in KEYS if key.section == name}
@@ -229,5 +255,6 @@ def _config_of(checked: Mapping[str, Any]) -> Config:
         callback=CallbackConfig(**section("dialects.callback")),
         blockcypher=BlockcypherConfig(public_key=blockcypher.pop("public_key_file"), **blockcypher),
         accounts=AccountsConfig(**section("accounts")),
+        forwarding=ForwardingConfig(**section("forwarding")),
         log=LogConfig(**section("log")),
     )

@@ -218,6 +218,47 @@ KEYS = (
         "Days without a payment after which an account's address loses its webhooks; its payments count all the same.\n"
         "# 0: never.",
     ),
+    Key(
+        "forwarding",
+        "seed_file",
+        "",
+        read.optional_path,
+        "File with the recovery words of the input addresses (mode 0600); lightipn forwarding init makes it. Default\n"
+        "# none: forwarding is off.",
+        shown='"forwarding.seed"',
+    ),
+    Key(
+        "forwarding",
+        "master_address",
+        "",
+        lambda value: read.text(value).strip(),
+        "Where a forward without a destination passes its coins on to. BTC_MASTER_ADDRESS in the environment says the\n"
+        "# same. Default none.",
+        shown='"bc1q..."',
+        alias="BTC_MASTER_ADDRESS",
+    ),
+    Key("forwarding", "confirmations", 1, read.integer(1, 1000), "Blocks: the depth at which a coin is passed on."),
+    Key(
+        "forwarding",
+        "max_fee_percent",
+        10,
+        read.number(0.01, 100),
+        "Percent of what is passed on: a higher mining fee is never paid; the coins wait, and status says so.",
+    ),
+    Key(
+        "forwarding",
+        "fee_target_blocks",
+        6,
+        read.integer(1, 1000),
+        "Blocks within which a transfer shall be mined; its fee is the servers' estimate for that.",
+    ),
+    Key(
+        "forwarding",
+        "bump_after_blocks",
+        6,
+        read.integer(1, 1000),
+        "Blocks after which a transfer that is not mined is replaced by one that pays more.",
+    ),
     Key("log", "level", "info", read.choice("debug", "info", "warning", "error"), "Least level that is logged."),
     Key(
         "log",

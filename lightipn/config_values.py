@@ -85,6 +85,11 @@ def path(value: Any) -> Path:
         raise ValueError(f"{value!a} begins with the home of a user who does not exist") from None
 
 
+def optional_path(value: Any) -> Path | None:
+    """Read a file name; an empty one is none."""
+    return path(value) if text(value) else None
+
+
 def bind(value: Any) -> str:
     """Read an address and port to listen on."""
     from lightipn.api.server import parse_bind

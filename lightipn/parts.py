@@ -9,7 +9,7 @@ from lightipn.config import Config
 from lightipn.delivery.guard import AddressRules
 from lightipn.dialects.blockcypher.objects import names_of
 from lightipn.dialects.blockcypher.policy import BlockcypherPolicy
-from lightipn.dialects.blockcypher.wire import Event, HookTerms
+from lightipn.dialects.blockcypher.wire import FORWARD_TERMS, Event, HookTerms
 from lightipn.dialects.blockcypher.wire import encode_terms as encode_hook_terms
 from lightipn.dialects.callback.policy import CallbackPolicy
 from lightipn.dialects.ipn.policy import IpnPolicy
@@ -19,7 +19,7 @@ from lightipn.electrum.address import ServerAddress, parse_server_address, parse
 from lightipn.electrum.connection import Connector
 from lightipn.outbox.policy import Policy
 from lightipn.proxy import parse_proxy
-from lightipn.service.ground import AccountHooks
+from lightipn.service.ground import AccountHooks, ForwardingKit
 
 
 def policies_of(config: Config) -> dict[str, Policy]:
@@ -42,6 +42,25 @@ def account_hooks_of() -> AccountHooks:
     """Return the hooks that an account's addresses get: what its flow of locking, crediting and failing needs."""
     events = (Event.UNCONFIRMED, Event.CONFIRMED, Event.CONFIRMATION, Event.DOUBLE_SPEND)
     return AccountHooks(dialect="blockcypher", terms=tuple(encode_hook_terms(HookTerms(event)) for event in events))
+
+
+def forwarding_kit_of(config: Config) -> ForwardingKit | None:
+    """Return what forwards are made of; None where forwarding is off. The recovery words are read, and forgotten.
+
+    Raises:
+        ConfigError: the seed file cannot be read, others may read it, or it holds no recovery words.
+    """
+    forwarding = config.forwarding
+    if forwarding.seed_file is None:
+        return None
+    from lightipn.forwarding.seed import addresses_of, read_words
+
+    return ForwardingKit(
+        addresses=addresses_of(read_words(forwarding.seed_file), config.network),
+        master_address=forwarding.master_address,
+        dialect="blockcypher",
+        hook_terms=FORWARD_TERMS,
+    )
 
 
 def webhook_key_of(config: Config) -> str:

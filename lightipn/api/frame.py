@@ -44,10 +44,20 @@ def build_app(routes: Sequence[BaseRoute], *, stop_for: Callable[[StoreError], N
         stop_for(error)
         return error_response(RequestError("the service is stopping", code="stopping", status_hint=503))
 
+    async def crash(request: Request, error: Exception) -> Response:
+        log.error("api.request_crashed", method=request.method, path=_shape_of(request), exc_info=error)
+        return error_response(RequestError("the request could not be answered", code="internal", status_hint=500))
+
     app = Starlette(
         routes=list(routes),
-        exception_handlers={RequestError: refuse, HTTPException: refuse_route, StoreError: fail},
+        exception_handlers={RequestError: refuse, HTTPException: refuse_route, StoreError: fail, Exception: crash},
     )
     # A redirect to the path without its slash would have to repeat a query that may be no UTF-8.
     app.router.redirect_slashes = False
     return app
+
+
+def _shape_of(request: Request) -> str:
+    """Return the path as its route is written: what was filled in may be a secret."""
+    route = request.scope.get("route")
+    return str(getattr(route, "path", ""))

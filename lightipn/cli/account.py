@@ -88,7 +88,7 @@ def add(
     owner: OwnerOption = OPERATOR,
     config: ConfigOption = None,
 ) -> None:
-    """Add an address to an account, with what it was paid before. Fresh ones are derived by the running service's API."""
+    """Add an address, with what it was paid before. Fresh ones are derived by the running service's API."""
     ask_service(config, lambda service: service.accounts.add_address(name, address, owner=owner))
     console.print("Added.")
 

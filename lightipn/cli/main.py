@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lightipn.cli import account, delivery, events, key, serve, server, status, watch, xpub
+from lightipn.cli import account, delivery, events, forwarding, key, serve, server, status, watch, xpub
 
 app = typer.Typer(
     name="lightipn",
@@ -21,6 +21,7 @@ app.command("check-config")(serve.check_config)
 app.command()(status.status)
 app.command()(events.events)
 app.add_typer(account.app, name="account")
+app.add_typer(forwarding.app, name="forwarding")
 app.add_typer(key.app, name="key")
 app.add_typer(watch.app, name="watch")
 app.add_typer(delivery.app, name="delivery")

@@ -6,6 +6,7 @@ The only place that knows Electrum's wire names and sentinels: ``tx_hash``, hex,
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from lightipn.bitcoin.hashes import BlockHash, ScriptHash, Txid, hash_from_hex, hex_of
 from lightipn.bitcoin.header import HEADER_BYTES
@@ -234,7 +235,9 @@ def decode_histogram(result: object) -> FeeHistogram:
     steps = []
     for item in result:
         match item:
-            case [int() | float() as rate, int() as vbytes] if 0 <= rate <= MAX_FEE_RATE and 0 <= vbytes < MAX_VBYTES:
+            case [rate, vbytes] if _is_number(rate) and type(vbytes) is int:
+                if not (0 <= rate <= MAX_FEE_RATE and 0 <= vbytes < MAX_VBYTES):
+                    raise _refusal(what)
                 steps.append((float(rate), vbytes))
             case _:
                 raise _refusal(what)
@@ -243,13 +246,17 @@ def decode_histogram(result: object) -> FeeHistogram:
 
 def decode_fee_rate(result: object) -> float | None:
     """Read an estimate, in BTC per 1,000 virtual bytes; a negative one stands for none."""
-    match result:
-        case int() | float() if result < 0:
-            return None
-        case int() | float() if 0 < result * SAT_PER_VBYTE <= MAX_FEE_RATE:
-            return result * SAT_PER_VBYTE
-        case _:
-            raise _refusal("a fee rate as a number")
+    if not _is_number(result):
+        raise _refusal("a fee rate as a number")
+    if result < 0:
+        return None
+    if not 0 < result <= MAX_FEE_RATE / SAT_PER_VBYTE:  # before it is multiplied: an int may be above all floats
+        raise _refusal("a fee rate of a size that anybody would pay")
+    return result * SAT_PER_VBYTE
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return type(value) is int or type(value) is float
 
 
 def decode_transaction(result: object) -> bytes:

@@ -10,7 +10,7 @@ from lightipn.bitcoin.extended_key import parse_receive_chains
 from lightipn.bitcoin.transaction import MAX_MONEY_SAT
 from lightipn.errors import RequestError
 from lightipn.ledger.accounts import Movement, MovementKind, ReservationStatus
-from lightipn.service.ground import Ground
+from lightipn.service.ground import Ground, Instant
 from lightipn.service.hooking import Hooks
 from lightipn.service.owners import check_owner
 from lightipn.service.supplying import MOST_GAP_LIMIT, Supplies
@@ -123,12 +123,13 @@ class Accounts:
         """
         checked = parse_address(address, self._ground.network)
         await self._prepare_hooks()
+        instant = self._ground.instant()
 
         def work(db: Database) -> AccountAddress:
             account = _load(db, owner, name)
             if accounts.load_address(db, checked.scripthash, owner=owner) is not None:
                 raise RequestError("the address belongs to an account already", code="address-taken", status_hint=409)
-            return self._add(db, account, checked, index=None)
+            return self._add(db, account, checked, index=None, instant=instant)
 
         return await self._changed(work)
 
@@ -144,8 +145,8 @@ class Accounts:
         await self._prepare_hooks()
         added: list[AccountAddress] = []
 
-        def take(db: Database, address: Address, index: int) -> None:
-            added.append(self._add(db, account, address, index=index))
+        def take(db: Database, address: Address, index: int, instant: Instant) -> None:
+            added.append(self._add(db, account, address, index=index, instant=instant))
 
         await self._supplies.issue(
             owner=owner, key=account.extended_key, kind=None, url="", take=take, gap_limit=MOST_GAP_LIMIT
@@ -157,17 +158,18 @@ class Accounts:
         if self._ground.account_hooks.terms:
             await self._hooks.make_service_key()
 
-    def _add(self, db: Database, account: Account, address: Address, *, index: int | None) -> AccountAddress:
-        now = self._ground.clock()
+    def _add(
+        self, db: Database, account: Account, address: Address, *, index: int | None, instant: Instant
+    ) -> AccountAddress:
         kit = self._ground.account_hooks
         made = [
             self._hooks.add_for(
-                db, address, owner=account.owner, url=account.url, terms=terms, dialect=kit.dialect, now=now
+                db, address, owner=account.owner, url=account.url, terms=terms, dialect=kit.dialect, instant=instant
             )
             for terms in (kit.terms if account.url else ())
         ]
         return accounts.add_address(
-            db, account, address, index=index, hook_ids=[hook.hook_id for hook in made], now=int(now)
+            db, account, address, index=index, hook_ids=[hook.hook_id for hook in made], now=int(instant.now)
         )
 
     async def addresses(self, name: str, *, owner: str) -> Sequence[AccountAddress]:

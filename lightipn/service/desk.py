@@ -4,6 +4,7 @@ from lightipn.service.accounting import Accounts
 from lightipn.service.callbacks import Callbacks
 from lightipn.service.delivering import Deliveries
 from lightipn.service.feed import Feed
+from lightipn.service.forwarding import Forwards
 from lightipn.service.ground import Ground
 from lightipn.service.hooking import Hooks
 from lightipn.service.lookups import Lookups
@@ -35,6 +36,7 @@ class Service:
         self.hooks = Hooks(ground)
         self.wallets = Wallets(ground, self.hooks, self.supplies)
         self.accounts = Accounts(ground, self.hooks, self.supplies)
+        self.forwards = Forwards(ground, self.hooks)
         self.callbacks = Callbacks(ground)
         self.lookups = Lookups(ground)
         self.totals = Totals(ground, self.lookups)

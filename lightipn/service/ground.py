@@ -6,12 +6,14 @@ from typing import Protocol
 
 import trio
 
+from lightipn.bitcoin.address import Address
+from lightipn.bitcoin.extended_key import AddressChain
 from lightipn.bitcoin.hashes import Txid
 from lightipn.bitcoin.network import Network
 from lightipn.bitcoin.transaction import Transaction, TxOutput
 from lightipn.errors import SourceUnavailableError
 from lightipn.outbox.policy import Policy
-from lightipn.store.database import Store
+from lightipn.store.database import Database, Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,27 @@ class AccountHooks:
 
 
 NO_ACCOUNT_HOOKS = AccountHooks(dialect="", terms=())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardingKit:
+    """What forwards are made of.
+
+    Args:
+        addresses: the supply of input addresses.
+        master_address: the destination where none is named; empty for none.
+        dialect, hook_terms: of a forward's callbacks.
+    """
+
+    addresses: AddressChain
+    master_address: str
+    dialect: str
+    hook_terms: bytes
+
+
+def no_forwarding() -> ForwardingKit | None:
+    """There are no keys to forward with."""
+    return None
 
 
 class Outside(Protocol):
@@ -88,6 +111,23 @@ def _nobody() -> SourceUnavailableError:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Instant:
+    """When a change is made.
+
+    Args:
+        now: unix seconds.
+        is_tip_proved: whether our tip says what is of the past.
+    """
+
+    now: float
+    is_tip_proved: bool
+
+
+# Records, inside the transaction that gives it away, what an address is for; it is given its index as well.
+Take = Callable[[Database, Address, int, Instant], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
     """The database, and what the running process lends to it.
 
@@ -99,6 +139,7 @@ class Ground:
         is_connected: whether a server is there that would tell of payments.
         clock: unix seconds.
         outside: answers what no row says.
+        forwarding: returns what forwards are made of; None where forwarding is off.
         account_hooks: the hooks that an account's addresses get, where it has a URL.
     """
 
@@ -113,3 +154,8 @@ class Ground:
     clock: Callable[[], float]
     outside: Outside = field(default_factory=NobodyOutside)
     account_hooks: AccountHooks = NO_ACCOUNT_HOOKS
+    forwarding: Callable[[], ForwardingKit | None] = no_forwarding
+
+    def instant(self) -> Instant:
+        """Return when it is; before a transaction, never inside: that runs in a thread that may not ask the tracker."""
+        return Instant(now=self.clock(), is_tip_proved=self.is_tip_proved())

@@ -7,7 +7,7 @@ from typing import TypeVar
 from lightipn.bitcoin.address import Address, parse_address
 from lightipn.errors import RequestError
 from lightipn.outbox.signature import check_private_key, public_key_of
-from lightipn.service.ground import Ground
+from lightipn.service.ground import Ground, Instant
 from lightipn.service.owners import check_owner
 from lightipn.store import chain, hooks, reviews, subscriptions, wallets
 from lightipn.store.database import Database
@@ -65,11 +65,10 @@ class Hooks:
         if wish.private_key is not None:
             check_private_key(wish.private_key)
         address = parse_address(wish.address, self._ground.network) if wish.address else None
-        is_tip_proved = self._ground.is_tip_proved()
-        if address is None and not wish.wallet and not is_tip_proved:
+        if address is None and not wish.wallet and not self._ground.is_tip_proved():
             raise RequestError("the chain is being proved; ask again in a while", code="not-ready", status_hint=503)
         await self.make_service_key()
-        now = self._ground.clock()
+        instant = self._ground.instant()
 
         def work(db: Database) -> ShownHook:
             if hooks.count_hooks(db, owner) >= MOST_HOOKS:
@@ -83,14 +82,14 @@ class Hooks:
                 url=wish.url,
                 terms=wish.terms,
                 private_key=wish.private_key,
-                now=int(now),
+                now=int(instant.now),
             )
             if wallet is not None:
                 for member in wallets.load_wallet_addresses(db, wallet.wallet_id):
                     found = parse_address(member.address, self._ground.network)
-                    self.follow(db, hook, found, dialect=dialect, is_tip_proved=is_tip_proved, now=now)
+                    self.follow(db, hook, found, dialect=dialect, instant=instant)
             elif address is not None:
-                self.follow(db, hook, address, dialect=dialect, is_tip_proved=is_tip_proved, now=now)
+                self.follow(db, hook, address, dialect=dialect, instant=instant)
             else:
                 subscriptions.save_block_subscription(
                     db,
@@ -98,7 +97,7 @@ class Hooks:
                     owner=owner,
                     url=hook.url,
                     terms=hook.terms,
-                    now=int(now),
+                    now=int(instant.now),
                     first_height=chain.load_tip_height(db) + 1,
                     depth_blocks=1,
                     hook_id=hook.hook_id,
@@ -108,19 +107,23 @@ class Hooks:
         return await self._changed(work)
 
     def add_for(
-        self, db: Database, address: Address, *, owner: str, url: str, terms: bytes, dialect: str, now: float
+        self, db: Database, address: Address, *, owner: str, url: str, terms: bytes, dialect: str, instant: Instant
     ) -> Hook:
         """Add a hook about an address, inside a transaction; the service's signing key must be there."""
         hook = hooks.add_hook(
-            db, owner=owner, address=address.text, wallet_id=None, url=url, terms=terms, private_key=None, now=int(now)
+            db,
+            owner=owner,
+            address=address.text,
+            wallet_id=None,
+            url=url,
+            terms=terms,
+            private_key=None,
+            now=int(instant.now),
         )
-        is_tip_proved = self._ground.is_tip_proved()
-        self.follow(db, hook, address, dialect=dialect, is_tip_proved=is_tip_proved, now=now)
+        self.follow(db, hook, address, dialect=dialect, instant=instant)
         return hook
 
-    def follow(
-        self, db: Database, hook: Hook, address: Address, *, dialect: str, is_tip_proved: bool, now: float
-    ) -> None:
+    def follow(self, db: Database, hook: Hook, address: Address, *, dialect: str, instant: Instant) -> None:
         """Have a hook be about one more address; called inside the transaction that adds it."""
         subscription = subscriptions.save_subscription(
             db,
@@ -129,11 +132,11 @@ class Hooks:
             address=address,
             url=hook.url,
             terms=hook.terms,
-            now=int(now),
-            since_height=chain.load_tip_height(db) if is_tip_proved else None,
+            now=int(instant.now),
+            since_height=chain.load_tip_height(db) if instant.is_tip_proved else None,
             hook_id=hook.hook_id,
         )
-        reviews.review_new(db, self._ground.policies, subscription, now=now)
+        reviews.review_new(db, self._ground.policies, subscription, now=instant.now)
 
     def unfollow(self, db: Database, wallet_id: int, address: Address, *, now: float) -> None:
         """Have a wallet's hooks be no more about one address; called inside the transaction that takes it away."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from lightipn.bitcoin.address import Address, parse_address
 from lightipn.errors import RequestError
 from lightipn.outbox.subscriptions import LIVE, Subscription, SubscriptionState
-from lightipn.service.ground import Ground
+from lightipn.service.ground import Ground, Instant, Take
 from lightipn.service.owners import check_owner
 from lightipn.store import chain, reviews, subscriptions
 from lightipn.store.database import Database
@@ -106,12 +106,10 @@ class Subscriptions:
             raise RequestError("expiration is in the past", code="bad-expiration")
         return address
 
-    def taker(self, *, url: str, terms: bytes, dialect: str, owner: str) -> Callable[[Database, Address, int], None]:
+    def taker(self, *, url: str, terms: bytes, dialect: str, owner: str) -> Take:
         """Return what subscribes a URL to a fresh address, inside the transaction that gives it away."""
-        now = self._ground.clock()
-        is_tip_proved = self._ground.is_tip_proved()
 
-        def take(db: Database, address: Address, index: int) -> None:
+        def take(db: Database, address: Address, index: int, instant: Instant) -> None:
             subscription = subscriptions.save_subscription(
                 db,
                 dialect=dialect,
@@ -119,11 +117,11 @@ class Subscriptions:
                 address=address,
                 url=url,
                 terms=terms,
-                now=int(now),
-                since_height=chain.load_tip_height(db) if is_tip_proved else None,
+                now=int(instant.now),
+                since_height=chain.load_tip_height(db) if instant.is_tip_proved else None,
                 updates_terms=False,
             )
-            reviews.review_new(db, self._ground.policies, subscription, now=now)
+            reviews.review_new(db, self._ground.policies, subscription, now=instant.now)
 
         return take
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from lightipn.bitcoin.hashes import hex_of
 from lightipn.bitcoin.header import parse_header
 from lightipn.chain.source import ServerState
-from lightipn.store import accounts, chain, deliveries, hooks, keys, servers, subscriptions
+from lightipn.store import accounts, chain, deliveries, forwards, hooks, keys, servers, subscriptions, transfers
 from lightipn.store.database import Database
 
 # Of all pauses between two blocks one in a million is longer (exp(-14); blocks come every 600 s on average).
@@ -25,6 +25,8 @@ class Summary:
         held_deliveries: of the pending ones, those whose owner has no good key.
         lost_payments: those that a shop acknowledged, and that lost their block or are gone, of the last week.
         suspended_hooks: those whose receivers fail too often.
+        costly_forwards: those whose coins wait because the fee would be too high.
+        troubled_transfers: signed transactions that something keeps from being mined.
         negative_accounts: those from which more was booked away than is left after a deposit was lost.
         oldest_due_at: unix seconds at which the message that waits longest is or was due; None if none waits.
     """
@@ -40,6 +42,8 @@ class Summary:
     lost_payments: tuple[deliveries.LostPayment, ...]
     suspended_hooks: tuple[hooks.Hook, ...]
     negative_accounts: tuple[accounts.Account, ...]
+    costly_forwards: tuple[forwards.Forward, ...]
+    troubled_transfers: tuple[transfers.Transfer, ...]
     is_key_there: bool
 
 
@@ -83,6 +87,14 @@ def alarms_of(summary: Summary, *, now: int, is_running: bool, has_regular_block
         " been booked away: lightipn account movements"
         for account in summary.negative_accounts
     ]
+    alarms += [
+        f"coins at {forward.address} are held: the mining fee would be above [forwarding] max_fee_percent"
+        for forward in summary.costly_forwards
+    ]
+    alarms += [
+        f"transfer {transfer.transfer_id} ({hex_of(transfer.newest.txid)}) is not mined: {transfer.trouble}"
+        for transfer in summary.troubled_transfers
+    ]
     if summary.tip is not None and has_regular_blocks:
         age_s = now - parse_header(summary.tip[2]).time
         if age_s > OLD_TIP_S:
@@ -105,5 +117,7 @@ def load_summary(db: Database, *, now: int) -> Summary:
         lost_payments=tuple(deliveries.load_lost(db, since=now - LOST_SHOWN_S, limit=20)),
         suspended_hooks=tuple(hooks.load_suspended(db, limit=20)),
         negative_accounts=tuple(accounts.load_negative(db, limit=20)),
+        costly_forwards=tuple(forwards.load_holding(db, reason="fee-too-high", limit=20)),
+        troubled_transfers=tuple(transfers.load_troubled(db, limit=20)),
         is_key_there=keys.has_live_key(db),
     )

@@ -5,13 +5,14 @@ The next twenty are watched before they are given away: whoever pays one of them
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
 from lightipn.bitcoin.address import Address
 from lightipn.bitcoin.extended_key import AddressChain, ScriptKind, parse_receive_chains
 from lightipn.errors import RequestError
-from lightipn.service.ground import Ground
+from lightipn.service.ground import Ground, Instant, Take
 from lightipn.service.owners import check_owner
 from lightipn.service.scanning import GAP_LIMIT, SCAN_WAIT_S, Scanner, scan_pending
 from lightipn.store import ledger, supplies
@@ -61,7 +62,7 @@ class Supplies:
         key: str,
         kind: ScriptKind | None,
         url: str,
-        take: Callable[[Database, Address, int], None],
+        take: Take,
         gap_limit: int = GAP_LIMIT,
     ) -> FreshAddress:
         """Give the next address of a key away.
@@ -70,7 +71,7 @@ class Supplies:
             key: an extended public key of an account, or a descriptor.
             kind: of the scripts; None takes what the key says.
             url: that is told of it, as ``xpub addresses`` shows it; empty for none.
-            take: records, inside the transaction, what an address is for; it is given the index as well.
+            take: records what an address is for.
             gap_limit: how many unused addresses in a row there may be.
 
         Raises:
@@ -83,9 +84,8 @@ class Supplies:
         chain, siblings = parse_receive_chains(key, self._ground.network, kind=kind)
         self._check_connected()
         await self._scanner.wait_scanned(siblings, source=key)
-        now = int(self._ground.clock())
 
-        def work(db: Database) -> FreshAddress | None:
+        def work(instant: Instant, db: Database) -> FreshAddress | None:
             record = supplies.load_supply(db, chain.identity)
             assert record is not None  # it was scanned just now
             if kind is None:
@@ -97,8 +97,8 @@ class Supplies:
                 return None
             if not supplies.is_in_use(db, record):
                 _watch_ahead(db, chain, first=index + 1, last=record.scanned_to)
-            supplies.save_issued(db, record, index=index, address=address, owner=owner, url=url, now=now)
-            take(db, address, index)
+            supplies.save_issued(db, record, index=index, address=address, owner=owner, url=url, now=int(instant.now))
+            take(db, address, index, instant)
             return FreshAddress(address=address.text, index=index, url=url)
 
         return await self._given(work)
@@ -109,12 +109,12 @@ class Supplies:
                 "no server is connected, so nobody would see a payment", code="no-server", status_hint=503
             )
 
-    async def _given(self, work: Callable[[Database], FreshAddress | None]) -> FreshAddress:
+    async def _given(self, work: Callable[[Instant, Database], FreshAddress | None]) -> FreshAddress:
         """Give an address away; where the next ones were not looked at yet, wait until they are."""
         with trio.move_on_after(SCAN_WAIT_S):
             while True:
                 scanned = self._scanner.scanned  # taken before, so that nothing is missed in between
-                fresh = await self._store.transact(work)
+                fresh = await self._store.transact(partial(work, self._ground.instant()))
                 self._scanner.ring()
                 self._ground.bells.watches()
                 if fresh is not None:

@@ -7,7 +7,7 @@ from typing import TypeVar
 from lightipn.bitcoin.address import Address, parse_address
 from lightipn.bitcoin.extended_key import descriptor_of
 from lightipn.errors import RequestError
-from lightipn.service.ground import Ground
+from lightipn.service.ground import Ground, Instant
 from lightipn.service.hooking import Hooks, load_named_wallet
 from lightipn.service.owners import check_owner
 from lightipn.service.supplying import MOST_GAP_LIMIT, Supplies
@@ -49,11 +49,11 @@ class Wallets:
             RequestError: ``bad-wallet-name``, ``bad-address``, ``too-many-addresses``; 409 ``wallet-exists``.
         """
         checked = self._checked(addresses)
-        now = self._ground.clock()
+        instant = self._ground.instant()
 
         def work(db: Database) -> ShownWallet:
-            wallet = _add(db, owner=owner, name=name, extended_key="", subchains=(), now=now)
-            self._add_addresses(db, wallet, checked, dialect=dialect, now=now)
+            wallet = _add(db, owner=owner, name=name, extended_key="", subchains=(), now=instant.now)
+            self._add_addresses(db, wallet, checked, dialect=dialect, instant=instant)
             return _shown(db, wallet)
 
         return await self._changed(work, name, owner)
@@ -102,11 +102,11 @@ class Wallets:
             RequestError: 404 ``unknown-wallet``; ``bad-address``, ``too-many-addresses``.
         """
         checked = self._checked(addresses)
-        now = self._ground.clock()
+        instant = self._ground.instant()
 
         def work(db: Database) -> ShownWallet:
             wallet = _load(db, owner, name, is_derived=False)
-            self._add_addresses(db, wallet, checked, dialect=dialect, now=now)
+            self._add_addresses(db, wallet, checked, dialect=dialect, instant=instant)
             return _shown(db, wallet)
 
         return await self._changed(work, name, owner)
@@ -148,11 +148,10 @@ class Wallets:
         if not 1 <= count <= MOST_DERIVED_AT_ONCE:
             raise RequestError(f"count is {count}, want 1 to {MOST_DERIVED_AT_ONCE}", code="bad-number")
         key = descriptor_of(wallet.extended_key, self._ground.network, branch=branch)
-        now = self._ground.clock()
 
-        def take(db: Database, address: Address, index: int) -> None:
-            wallets.add_address(db, wallet.wallet_id, address, subchain=branch, index=index, now=int(now))
-            self._follow(db, wallet, address, dialect=dialect, now=now)
+        def take(db: Database, address: Address, index: int, instant: Instant) -> None:
+            wallets.add_address(db, wallet.wallet_id, address, subchain=branch, index=index, now=int(instant.now))
+            self._follow(db, wallet, address, dialect=dialect, instant=instant)
 
         fresh = []
         for _ in range(count):
@@ -190,20 +189,19 @@ class Wallets:
         return [parse_address(address, self._ground.network) for address in addresses]
 
     def _add_addresses(
-        self, db: Database, wallet: Wallet, addresses: Sequence[Address], *, dialect: str, now: float
+        self, db: Database, wallet: Wallet, addresses: Sequence[Address], *, dialect: str, instant: Instant
     ) -> None:
         for address in addresses:
-            if wallets.add_address(db, wallet.wallet_id, address, subchain=None, index=None, now=int(now)):
-                self._follow(db, wallet, address, dialect=dialect, now=now)
+            if wallets.add_address(db, wallet.wallet_id, address, subchain=None, index=None, now=int(instant.now)):
+                self._follow(db, wallet, address, dialect=dialect, instant=instant)
         if len(wallets.load_wallet_addresses(db, wallet.wallet_id)) > MOST_ADDRESSES:
             raise RequestError(f"a wallet has at most {MOST_ADDRESSES} addresses", code="too-many-addresses")
 
-    def _follow(self, db: Database, wallet: Wallet, address: Address, *, dialect: str, now: float) -> None:
+    def _follow(self, db: Database, wallet: Wallet, address: Address, *, dialect: str, instant: Instant) -> None:
         ledger.add_script(db, address)
         ledger.want_for_good(db, address.scripthash)
-        is_tip_proved = self._ground.is_tip_proved()
         for hook in hook_store.load_hooks_of_wallet(db, wallet.wallet_id):
-            self._hooks.follow(db, hook, address, dialect=dialect, is_tip_proved=is_tip_proved, now=now)
+            self._hooks.follow(db, hook, address, dialect=dialect, instant=instant)
 
     async def _changed(self, work: Callable[[Database], T], name: str, owner: str) -> T:
         check_owner(owner)

@@ -39,6 +39,12 @@ def accounts(db: Database) -> None:
     _run(db, "accounts")
 
 
+@migrations()
+def forwarding(db: Database) -> None:
+    """Make room for forwards, and the transfers that pass their coins on."""
+    _run(db, "forwarding")
+
+
 def _run(db: Database, name: str) -> None:
     """Run a script statement by statement: executescript would commit the migration's own transaction first."""
     script = (resources.files("lightipn.store") / "schema" / f"{name}.sql").read_text("utf-8")
@@ -52,5 +58,5 @@ def _run(db: Database, name: str) -> None:
             statement = ""
 
 
-MIGRATION_NAMES = frozenset({"first_schema", "several_servers", "shop_apis", "webhooks", "accounts"})
+MIGRATION_NAMES = frozenset({"first_schema", "several_servers", "shop_apis", "webhooks", "accounts", "forwarding"})
 """Every migration this version knows; a database that ran others was written by a newer one."""

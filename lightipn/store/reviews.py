@@ -14,7 +14,7 @@ from lightipn.ledger.entries import ScriptPayments
 from lightipn.outbox.messages import Message, MessageState
 from lightipn.outbox.policy import Block, BlockPolicy, Notice, Policy, Review
 from lightipn.outbox.subscriptions import LIVE, Subscription, SubscriptionState
-from lightipn.store import accounts, chain, hooks, ledger, outbox, subscriptions, transactions
+from lightipn.store import accounts, chain, forwards, hooks, ledger, outbox, subscriptions, transactions
 from lightipn.store.hooks import Hook
 from lightipn.store.outbox import WOKEN_PAGE
 
@@ -113,8 +113,9 @@ def review_script(
 def review_payments(
     db: Database, policies: Mapping[str, Policy], payments: ScriptPayments, *, tip_height: int, now: float
 ) -> bool:
-    """Do the same with payments that the caller holds already; accounts move with them."""
+    """Do the same with payments that the caller holds already; accounts and forwards move with them."""
     accounts.settle_script(db, payments, tip_height=tip_height, now=int(now))
+    forwards.note_payments(db, payments, tip_height=tip_height)
     watchers = subscriptions.load_subscriptions_of(db, payments.scripthash)
     due = [review_subscription(db, policies, watcher, payments, tip_height=tip_height, now=now) for watcher in watchers]
     return any(due)

@@ -118,6 +118,23 @@ def save_block_subscription(
     )
 
 
+def save_plain_subscription(
+    db: Database, *, dialect: str, owner: str, url: str, address: str, terms: bytes, hook_id: str, now: int
+) -> Subscription:
+    """Add a subscription that no payment and no block wakes: its messages are added by hand."""
+    return _add(
+        db,
+        dialect=dialect,
+        owner=owner,
+        url=url,
+        address=address,
+        terms=terms,
+        created_at=now,
+        is_watching=0,
+        hook_id=hook_id,
+    )
+
+
 def _add(db: Database, *, owner: str, url: str, address: str = "", **values: object) -> Subscription:
     state = SubscriptionState.SUSPENDED if keys.is_suspended(db, owner) else SubscriptionState.ACTIVE
     row = values | {"owner": owner, "url": url, "address": address, "host": host_of(url), "state": state.value}
@@ -318,6 +335,7 @@ _FOLLOWERS = (
     "SELECT 1 FROM subscription WHERE scripthash = ? AND is_watching = 1",
     "SELECT 1 FROM wallet_address WHERE scripthash = ?",
     "SELECT 1 FROM account_address WHERE scripthash = ?",
+    "SELECT 1 FROM forward WHERE scripthash = ?",
 )
 
 

@@ -112,7 +112,8 @@ class HookApi:
     async def list(self, call: Call) -> Response:
         """List hooks."""
         found = await self.frame.service.hooks.list(owner=call.owner)
-        return json_response([_hook_json_of(one, call.token) for one in found])
+        shown = [one for one in found if wire.decode_terms(one.hook.terms).event is not Event.FORWARD]
+        return json_response([_hook_json_of(one, call.token) for one in shown])
 
     async def show(self, call: Call) -> Response:
         """Show a hook."""

@@ -58,8 +58,8 @@ class BlockcypherPolicy:
                 return view.double_spends()
             case Event.CONFIDENCE:
                 return view.confidences(terms.confidence)
-            case Event.NEW_BLOCK:
-                raise AssertionError("a subscription to blocks has no payments")
+            case Event.NEW_BLOCK | Event.FORWARD:
+                raise AssertionError("a subscription to blocks, or of a forward, has no payments")
 
     def depth_of(self, subscription: Subscription) -> int:
         """The depth at which nothing more is told of a payment."""

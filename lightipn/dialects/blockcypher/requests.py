@@ -34,6 +34,18 @@ class WalletRequest(msgspec.Struct, kw_only=True, frozen=True):
     subchain_indexes: Sequence[int] = ()
 
 
+class ForwardRequest(msgspec.Struct, kw_only=True, frozen=True):
+    """A forward that is asked for; ``process_fees_percent`` is a part of the whole."""
+
+    destination: str = ""
+    callback_url: str = ""
+    process_fees_address: str = ""
+    process_fees_satoshis: int | None = None
+    process_fees_percent: float | None = None
+    mining_fees_satoshis: int | None = None
+    enable_confirmations: bool = False
+
+
 class PushRequest(msgspec.Struct, kw_only=True, frozen=True):
     """A transaction to hand to the network, in hex."""
 

@@ -6,6 +6,7 @@ from starlette.routing import Route
 
 from lightipn.api.owners import Doorkeeper
 from lightipn.bitcoin.network import Network
+from lightipn.dialects.blockcypher.forward_routes import ForwardApi
 from lightipn.dialects.blockcypher.frame import Frame
 from lightipn.dialects.blockcypher.hook_routes import HookApi
 from lightipn.dialects.blockcypher.inbox import Inbox
@@ -35,5 +36,6 @@ def blockcypher_routes(
     return [
         *HookApi(frame=frame).routes(),
         *ReadApi(frame=frame, connected=connected, clock=clock).routes(),
+        *ForwardApi(frame=frame).routes(),
         *Inbox(frame=frame, public_key=webhook_key).routes(),
     ]

@@ -39,6 +39,7 @@ class Event(enum.Enum):
     CONFIRMATION = "tx-confirmation"
     DOUBLE_SPEND = "double-spend-tx"
     CONFIDENCE = "tx-confidence"
+    FORWARD = "tx-forward"  # a forward's own callbacks; no hook can be made for it
 
 
 def event_of(text: str) -> Event:
@@ -47,11 +48,10 @@ def event_of(text: str) -> Event:
     Raises:
         RequestError: ``bad-event``.
     """
-    try:
-        return Event(text)
-    except ValueError:
-        names = ", ".join(event.value for event in Event)
-        raise RequestError(f"event is {text[:40]!a}, want one of {names}", code="bad-event") from None
+    names = [event.value for event in Event if event is not Event.FORWARD]
+    if text not in names:
+        raise RequestError(f"event is {text[:40]!a}, want one of {', '.join(names)}", code="bad-event")
+    return Event(text)
 
 
 class HookTerms(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -126,6 +126,46 @@ def encode_block(block: Block) -> bytes:
     return msgspec.json.encode(BlockPayload(block.height, block.header.raw.hex()))
 
 
+class ForwardPayload(msgspec.Struct, kw_only=True, frozen=True):
+    """What a forward's callback says; ``value`` in satoshis.
+
+    Args:
+        confirmations: of the transaction that passed the payment on; left out when it is told first.
+    """
+
+    value: int
+    input_address: str
+    destination: str
+    input_transaction_hash: str
+    transaction_hash: str
+    confirmations: int | msgspec.UnsetType = msgspec.UNSET
+
+
+def encode_forward(
+    *,
+    value_sat: int,
+    input_address: str,
+    destination: str,
+    input_txid: Txid,
+    txid: Txid,
+    confirmations: int | None,
+) -> bytes:
+    """Write what a forward's callback says; it is sent as it is."""
+    return msgspec.json.encode(
+        ForwardPayload(
+            value=value_sat,
+            input_address=input_address,
+            destination=destination,
+            input_transaction_hash=hex_of(input_txid),
+            transaction_hash=hex_of(txid),
+            confirmations=msgspec.UNSET if confirmations is None else confirmations,
+        )
+    )
+
+
+FORWARD_TERMS = encode_terms(HookTerms(Event.FORWARD))
+
+
 def body_of(
     subscription: Subscription, payload: bytes, hook: HookFacts, network: Network, *, transactions_url: str
 ) -> bytes:
@@ -135,6 +175,8 @@ def body_of(
         transactions_url: what links to the other inputs and outputs begin with; empty for no links.
     """
     event = decode_terms(subscription.terms).event
+    if event is Event.FORWARD:
+        return payload
     if event is Event.NEW_BLOCK:
         told_block = msgspec.json.decode(payload, type=BlockPayload)
         header = parse_header(bytes.fromhex(told_block.header))

@@ -1,0 +1,171 @@
+"""Building the rooms over the open database, each with what it needs of the others; nothing runs yet."""
+
+import time
+from dataclasses import dataclass
+
+import structlog
+
+from lightipn.api.health import Readiness
+from lightipn.chain.checkpoint import Checkpoints
+from lightipn.config import Config
+from lightipn.delivery.dispatcher import Dispatcher
+from lightipn.delivery.guard import AddressRules
+from lightipn.delivery.sender import Sender
+from lightipn.dialects.blockcypher.wire import encode_forward
+from lightipn.electrum.pool import ServerPool
+from lightipn.electrum.source import ElectrumSource
+from lightipn.errors import StoreMismatchError
+from lightipn.forwarding.forwarder import Forwarder, ForwardingRules
+from lightipn.parts import (
+    account_hooks_of,
+    checkpoints_of,
+    connector_of,
+    forwarding_kit_of,
+    policies_of,
+    servers_of,
+)
+from lightipn.service.desk import Service
+from lightipn.service.ground import Doorbells, ForwardingKit, Ground
+from lightipn.store import servers as server_store
+from lightipn.store.database import Store
+from lightipn.store.forwards import bind_seed
+from lightipn.tracker.spine import Tracker, open_tracker
+from lightipn.tracker.wiring import Wiring
+from lightipn.upkeep import WatchKeeper
+
+log = structlog.get_logger("app")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rooms:
+    """Everything that runs, built and not yet started."""
+
+    config: Config
+    store: Store
+    pool: ServerPool
+    source: ElectrumSource
+    tracker: Tracker
+    dispatcher: Dispatcher
+    keeper: WatchKeeper
+    service: Service
+    forwarder: Forwarder | None
+
+    def readiness(self) -> Readiness:
+        """Return what ``/readyz`` says."""
+        return Readiness(
+            network=self.config.network.name,
+            tip_height=self.tracker.follower.chain.tip_height,
+            is_tip_proved=self.tracker.follower.is_tip_proved,
+            watches=self.source.statistics(),
+            servers=tuple(self.source.servers()),
+        )
+
+
+async def build_rooms(config: Config, store: Store, sender: Sender, rules: AddressRules) -> Rooms:
+    """Build every room over the open database."""
+    policies = policies_of(config)
+    checkpoints = checkpoints_of(config.network)
+    dispatcher = Dispatcher(
+        store=store,
+        sender=sender,
+        policies=policies,
+        max_in_flight=config.delivery.max_in_flight,
+        max_in_flight_per_host=config.delivery.max_in_flight_per_host,
+        clock=time.time,
+    )
+    pool = await _open_pool(config, store, checkpoints)
+    source = ElectrumSource(
+        pool, redundancy=config.electrum.redundancy, sweep_interval_s=config.electrum.sweep_interval_s
+    )
+    wiring = Wiring(source=source, store=store, policies=policies, ring=dispatcher.ring, clock=time.time)
+    tracker = await open_tracker(
+        wiring,
+        network=config.network,
+        checkpoints=checkpoints,
+        min_seen_by=config.electrum.min_seen_by,
+        drop_after_s=config.electrum.drop_after_s,
+    )
+    keeper = WatchKeeper(store, source)
+    await keeper.load()
+    kit = forwarding_kit_of(config)
+    forwarder = await _open_forwarder(config, store, kit, tracker, dispatcher)
+    service = Service(
+        Ground(
+            store=store,
+            network=config.network,
+            policies=policies,
+            check_url=rules.check_url,
+            bells=Doorbells(watches=keeper.ring, messages=dispatcher.ring),
+            progress=tracker.progress,
+            is_tip_proved=lambda: tracker.follower.is_tip_proved,
+            is_connected=lambda: bool(source.connected()),
+            clock=time.time,
+            outside=tracker.questions,
+            account_hooks=account_hooks_of(),
+            forwarding=lambda: kit,
+        )
+    )
+    return Rooms(
+        config=config,
+        store=store,
+        pool=pool,
+        source=source,
+        tracker=tracker,
+        dispatcher=dispatcher,
+        keeper=keeper,
+        service=service,
+        forwarder=forwarder,
+    )
+
+
+async def _open_forwarder(
+    config: Config, store: Store, kit: ForwardingKit | None, tracker: Tracker, dispatcher: Dispatcher
+) -> Forwarder | None:
+    """Build what passes coins on, or None where forwarding is off.
+
+    Raises:
+        StoreMismatchError: the database's input addresses belong to other recovery words.
+    """
+    forwarding = config.forwarding
+    if kit is None or forwarding.seed_file is None:
+        return None
+    if not await store.transact(lambda db: bind_seed(db, kit.addresses.identity)):
+        raise StoreMismatchError("the database's input addresses belong to other recovery words than the seed file's")
+    return Forwarder(
+        store=store,
+        network=config.network,
+        rules=ForwardingRules(
+            seed_file=forwarding.seed_file,
+            confirmations=forwarding.confirmations,
+            max_fee_percent=forwarding.max_fee_percent,
+            fee_target_blocks=forwarding.fee_target_blocks,
+            bump_after_blocks=forwarding.bump_after_blocks,
+        ),
+        outside=tracker.questions,
+        is_ready=lambda: tracker.follower.is_tip_proved,
+        payload_of=encode_forward,
+        ring=dispatcher.ring,
+        clock=time.time,
+    )
+
+
+async def _open_pool(config: Config, store: Store, checkpoints: Checkpoints) -> ServerPool:
+    addresses, is_builtin = servers_of(config)
+    if not addresses:
+        log.warning("app.no_servers", network=config.network.name, hint="set [electrum] servers")
+    await store.transact(server_store.take_trust_changes)  # what the operator forgave is in the rows already
+    names = {address.name for address in addresses}
+    await store.transact(lambda db: server_store.retire_servers(db, names))
+    known = {state.name: state for state in await store.read(server_store.load_servers)}
+    return ServerPool(
+        addresses,
+        config.network,
+        connector=connector_of(config),
+        connections=config.electrum.connections,
+        ban_s=config.electrum.ban_s,
+        clock=time.time,
+        lowest_tip=checkpoints.last.height,
+        is_builtin=is_builtin,
+        remembered=await store.read(server_store.load_remembered),
+        known=known,
+    )

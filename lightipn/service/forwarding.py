@@ -1,0 +1,237 @@
+"""Forwards: addresses of ours that pass on what they are paid; making them, and the operator's wishes about them."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from lightipn.bitcoin.address import parse_address
+from lightipn.bitcoin.hashes import Txid
+from lightipn.bitcoin.transaction import MAX_MONEY_SAT
+from lightipn.errors import RequestError
+from lightipn.service.ground import ForwardingKit, Ground
+from lightipn.service.hooking import Hooks
+from lightipn.service.owners import check_owner
+from lightipn.store import forwards, hooks, reviews, subscriptions, transfers
+from lightipn.store.database import Database
+from lightipn.store.forwards import Forward as Forward  # what routes are answered with: they may not see the store
+from lightipn.store.forwards import ForwardTerms as ForwardTerms
+from lightipn.store.transfers import Transfer as Transfer
+
+MOST_LISTED = 200
+MOST_LOOKED_AT = 10_000
+_SHARE = re.compile(r"0\.\d{1,8}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownForward:
+    """A forward, and the transactions that passed its coins on."""
+
+    forward: Forward
+    txids: Sequence[Txid]
+
+
+class Forwards:
+    """An owner's forwards."""
+
+    def __init__(self, ground: Ground, hooks: Hooks) -> None:
+        self._ground = ground
+        self._store = ground.store
+        self._hooks = hooks
+
+    async def create(self, terms: ForwardTerms, *, owner: str) -> ShownForward:
+        """Make a forward with an address of its own.
+
+        Args:
+            terms: an empty destination is the configured master address.
+
+        Raises:
+            RequestError: ``forwarding-off``; ``no-destination``, ``bad-address``, ``bad-url``, ``bad-amount``.
+        """
+        check_owner(owner)
+        kit = self._kit()
+        checked = self._checked(terms, kit)
+        if checked.url:
+            await self._hooks.make_service_key()
+        now = int(self._ground.clock())
+
+        def work(db: Database) -> ShownForward:
+            index = forwards.next_index(db)
+            address = kit.addresses.address_at(index)
+            made = forwards.add_forward(db, owner=owner, index=index, address=address, terms=checked, now=now)
+            if checked.url:
+                hook = hooks.add_hook(
+                    db,
+                    owner=owner,
+                    address=address.text,
+                    wallet_id=None,
+                    url=checked.url,
+                    terms=kit.hook_terms,
+                    private_key=None,
+                    now=now,
+                )
+                subscription = subscriptions.save_plain_subscription(
+                    db,
+                    dialect=kit.dialect,
+                    owner=owner,
+                    url=checked.url,
+                    address=address.text,
+                    terms=kit.hook_terms,
+                    hook_id=hook.hook_id,
+                    now=now,
+                )
+                forwards.save_subscription_id(db, made.forward_id, subscription.subscription_id)
+            return ShownForward(forward=made, txids=())
+
+        made = await self._store.transact(work)
+        self._ground.bells.watches()
+        return made
+
+    def _kit(self) -> ForwardingKit:
+        kit = self._ground.forwarding()
+        if kit is None:
+            raise RequestError("forwarding is off", code="forwarding-off")
+        return kit
+
+    def _checked(self, terms: ForwardTerms, kit: ForwardingKit) -> ForwardTerms:
+        destination = terms.destination.strip() or kit.master_address
+        if not destination:
+            raise RequestError("destination is missing", code="no-destination")
+        parse_address(destination, self._ground.network)
+        if terms.url:
+            self._ground.check_url(terms.url)
+        if terms.process_address:
+            parse_address(terms.process_address, self._ground.network)
+            if (terms.process_sat is None) == (terms.process_share is None):
+                raise RequestError(
+                    "process_fees_address needs process_fees_satoshis or process_fees_percent, and not both",
+                    code="bad-amount",
+                )
+        elif terms.process_sat is not None or terms.process_share is not None:
+            raise RequestError("process_fees_address is missing", code="bad-amount")
+        for name, amount_sat in (
+            ("process_fees_satoshis", terms.process_sat),
+            ("mining_fees_satoshis", terms.mining_fee_sat),
+        ):
+            if amount_sat is not None and not 1 <= amount_sat <= MAX_MONEY_SAT:
+                raise RequestError(f"{name} is {amount_sat}, want at least 1", code="bad-amount")
+        share = terms.process_share
+        if share is not None and (not _SHARE.fullmatch(share) or not Decimal(share)):
+            raise RequestError(
+                f"process_fees_percent is {share[:20]!a}, want a part of the whole, such as 0.01", code="bad-amount"
+            )
+        return ForwardTerms(
+            destination=destination,
+            url=terms.url,
+            process_address=terms.process_address,
+            process_sat=terms.process_sat,
+            process_share=share,
+            mining_fee_sat=terms.mining_fee_sat,
+            tells_confirmations=terms.tells_confirmations,
+        )
+
+    async def list(self, *, owner: str | None, offset: int = 0, limit: int = MOST_LISTED) -> Sequence[ShownForward]:
+        """Return an owner's forwards, or everybody's, deleted ones too; oldest first."""
+
+        def work(db: Database) -> list[ShownForward]:
+            found = forwards.load_forwards(
+                db, owner=owner, is_active_only=owner is not None, offset=offset, limit=limit
+            )
+            return [_shown(db, forward) for forward in found]
+
+        return await self._store.read(work)
+
+    async def show(self, forward_id: str, *, owner: str) -> ShownForward:
+        """Return an owner's forward.
+
+        Raises:
+            RequestError: 404 ``not-found``.
+        """
+        return await self._store.read(lambda db: _shown(db, _load_owned(db, forward_id, owner)))
+
+    async def remove(self, forward_id: str, *, owner: str) -> None:
+        """Have a forward pass nothing more on. What is under way goes on; what comes later waits for a sweep.
+
+        Raises:
+            RequestError: 404 ``not-found``.
+        """
+        now = self._ground.clock()
+
+        def work(db: Database) -> None:
+            found = _load_owned(db, forward_id, owner)
+            forwards.delete_forward(db, forward_id)
+            subscription = (
+                None if found.subscription_id is None else subscriptions.load_subscription(db, found.subscription_id)
+            )
+            hook = None if subscription is None else hooks.load_hook(db, subscription.hook_id or "")
+            if hook is not None:
+                reviews.drop_hook(db, hook, now=now)
+
+        await self._store.transact(work)
+
+    # --- the operator's ---
+
+    async def transfers(self, *, limit: int) -> Sequence[Transfer]:
+        """Return transfers of all owners, newest first."""
+        return await self._store.read(lambda db: transfers.load_transfers(db, limit=limit))
+
+    async def sweep(self, destination: str) -> str:
+        """Have the running service pass on whatever belongs to no transfer; return where to.
+
+        Args:
+            destination: an address; empty for the configured master address.
+
+        Raises:
+            RequestError: ``forwarding-off``, ``no-destination``, ``bad-address``.
+        """
+        kit = self._kit()
+        chosen = destination.strip() or kit.master_address
+        if not chosen:
+            raise RequestError("no address is named, and there is no master address", code="no-destination")
+        text = parse_address(chosen, self._ground.network).text
+        now = int(self._ground.clock())
+        await self._store.transact(lambda db: transfers.add_sweep(db, text, now=now))
+        return text
+
+    async def recover(self, *, owner: str, count: int) -> int:
+        """Watch the first input addresses again, for a database that knows nothing of them; return how many are new.
+
+        Their coins wait for a sweep.
+
+        Args:
+            count: 1 to 10,000 addresses from index 0 on.
+
+        Raises:
+            RequestError: ``forwarding-off``, ``bad-number``.
+        """
+        kit = self._kit()
+        if not 1 <= count <= MOST_LOOKED_AT:
+            raise RequestError(f"count is {count}, want 1 to {MOST_LOOKED_AT}", code="bad-number")
+        addresses = [kit.addresses.address_at(index) for index in range(count)]
+        now = int(self._ground.clock())
+
+        def work(db: Database) -> int:
+            new = 0
+            for index, address in enumerate(addresses):
+                if not forwards.has_index(db, index):
+                    terms = ForwardTerms(destination=kit.master_address)
+                    forwards.add_forward(
+                        db, owner=owner, index=index, address=address, terms=terms, is_active=False, now=now
+                    )
+                    new += 1
+            return new
+
+        added = await self._store.transact(work)
+        self._ground.bells.watches()
+        return added
+
+
+def _load_owned(db: Database, forward_id: str, owner: str) -> Forward:
+    found = forwards.load_forward(db, forward_id)
+    if found is None or found.owner != owner or not found.is_active:
+        raise RequestError(f"there is no forward {forward_id[:60]!a}", code="not-found", status_hint=404)
+    return found
+
+
+def _shown(db: Database, forward: Forward) -> ShownForward:
+    return ShownForward(forward=forward, txids=forwards.load_txids(db, forward.forward_id))

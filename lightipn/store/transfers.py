@@ -1,0 +1,245 @@
+"""Transfers on disk: coins that are passed on together, and the signed transactions that do it.
+
+A coin belongs to one transfer at a time, and every version of a transfer spends all of its coins: so at most one
+of them is ever mined. A version is stored before anybody sees it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlite_utils import Database
+
+from lightipn.bitcoin.hashes import ScriptHash, Txid
+from lightipn.bitcoin.transaction import Outpoint, Transaction
+from lightipn.chain.verifier import Confirmed
+from lightipn.ledger.entries import GONE, LedgerEntry
+from lightipn.store import ledger
+from lightipn.store.forwards import Coin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """A signed transaction of a transfer.
+
+    Args:
+        value_sat: what the destination gets.
+        signed_height: our tip when it was signed.
+        broadcast_at: when a server took it first; None before.
+    """
+
+    version_id: int
+    txid: Txid
+    raw: bytes
+    fee_sat: int
+    value_sat: int
+    signed_height: int
+    broadcast_at: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """Coins that are passed on together, and all versions of the transaction that does it, oldest first.
+
+    Args:
+        forward_id: None for a sweep.
+        told_confirmations: how many of its confirmations were told.
+    """
+
+    transfer_id: int
+    forward_id: str | None
+    destination: str
+    state: str
+    trouble: str
+    told_confirmations: int
+    coins: tuple[Coin, ...]
+    versions: tuple[Version, ...]
+
+    @property
+    def newest(self) -> Version:
+        """The version that pays most; a transfer is never without one."""
+        return self.versions[-1]
+
+
+def add_transfer(
+    db: Database,
+    *,
+    forward_id: str | None,
+    destination: str,
+    coins: Sequence[Coin],
+    signed: Transaction,
+    fee_sat: int,
+    value_sat: int,
+    tip_height: int,
+    now: int,
+) -> int:
+    """Store a transfer with its first signed transaction, before anybody sees it; returns its id."""
+    cursor = db.execute(
+        "INSERT INTO transfer (forward_id, destination, state, created_at) VALUES (?, ?, 'open', ?)",
+        [forward_id, destination, now],
+    )
+    transfer_id = int(cursor.lastrowid or 0)
+    for coin in coins:  # fails where one of them belongs to a transfer already
+        db.execute(
+            "INSERT INTO transfer_coin (txid, output_index, transfer_id, scripthash, address_index, amount_sat)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                coin.outpoint.txid,
+                coin.outpoint.index,
+                transfer_id,
+                coin.scripthash,
+                coin.address_index,
+                coin.amount_sat,
+            ],
+        )
+    add_version(db, transfer_id, signed, fee_sat=fee_sat, value_sat=value_sat, tip_height=tip_height, now=now)
+    return transfer_id
+
+
+def add_version(
+    db: Database, transfer_id: int, signed: Transaction, *, fee_sat: int, value_sat: int, tip_height: int, now: int
+) -> None:
+    """Store another signed transaction of a transfer, before anybody sees it."""
+    db.execute(
+        "INSERT INTO transfer_version (transfer_id, txid, raw, fee_sat, value_sat, signed_height, created_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [transfer_id, signed.txid, signed.raw, fee_sat, value_sat, tip_height, now],
+    )
+
+
+def load_open_transfers(db: Database) -> Sequence[Transfer]:
+    """Return the transfers that are not deep in the chain yet."""
+    rows = db.execute("SELECT transfer_id FROM transfer WHERE state = 'open' ORDER BY transfer_id").fetchall()
+    return [_load_transfer(db, row[0]) for row in rows]
+
+
+def load_transfers(db: Database, *, limit: int) -> Sequence[Transfer]:
+    """Return transfers, newest first."""
+    rows = db.execute("SELECT transfer_id FROM transfer ORDER BY transfer_id DESC LIMIT ?", [limit]).fetchall()
+    return [_load_transfer(db, row[0]) for row in rows]
+
+
+def _load_transfer(db: Database, transfer_id: int) -> Transfer:
+    row = db.execute(
+        "SELECT forward_id, destination, state, trouble, told_confirmations FROM transfer WHERE transfer_id = ?",
+        [transfer_id],
+    ).fetchone()
+    coins = db.execute(
+        "SELECT txid, output_index, amount_sat, scripthash, address_index FROM transfer_coin WHERE transfer_id = ?"
+        " ORDER BY address_index, txid, output_index",
+        [transfer_id],
+    ).fetchall()
+    versions = db.execute(
+        "SELECT version_id, txid, raw, fee_sat, value_sat, signed_height, broadcast_at FROM transfer_version"
+        " WHERE transfer_id = ? ORDER BY version_id",
+        [transfer_id],
+    ).fetchall()
+    return Transfer(
+        transfer_id=transfer_id,
+        forward_id=row[0],
+        destination=row[1],
+        state=row[2],
+        trouble=row[3],
+        told_confirmations=row[4],
+        coins=tuple(
+            Coin(
+                outpoint=Outpoint(Txid(coin[0]), coin[1]),
+                amount_sat=coin[2],
+                scripthash=ScriptHash(coin[3]),
+                address_index=coin[4],
+            )
+            for coin in coins
+        ),
+        versions=tuple(
+            Version(
+                version_id=one[0],
+                txid=Txid(one[1]),
+                raw=one[2],
+                fee_sat=one[3],
+                value_sat=one[4],
+                signed_height=one[5],
+                broadcast_at=one[6],
+            )
+            for one in versions
+        ),
+    )
+
+
+def save_broadcast(db: Database, version_id: int, *, now: int) -> bool:
+    """Record that a server took a version; True if it is the first time."""
+    cursor = db.execute(
+        "UPDATE transfer_version SET broadcast_at = ? WHERE version_id = ? AND broadcast_at IS NULL", [now, version_id]
+    )
+    return cursor.rowcount > 0
+
+
+def save_trouble(db: Database, transfer_id: int, trouble: str) -> None:
+    """Record what keeps a transfer from being mined; empty for nothing."""
+    db.execute(
+        "UPDATE transfer SET trouble = ? WHERE transfer_id = ? AND trouble != ?", [trouble, transfer_id, trouble]
+    )
+
+
+def save_told(db: Database, transfer_id: int, confirmations: int) -> None:
+    """Record how many confirmations of a transfer were told."""
+    db.execute("UPDATE transfer SET told_confirmations = ? WHERE transfer_id = ?", [confirmations, transfer_id])
+
+
+def save_final(db: Database, transfer_id: int) -> None:
+    """Record that a transfer is deep in the chain, and is followed no more."""
+    db.execute("UPDATE transfer SET state = 'final', trouble = '' WHERE transfer_id = ?", [transfer_id])
+
+
+def void_transfer(db: Database, transfer: Transfer) -> None:
+    """Give up a transfer that lost a coin: no version of it can be mined, and its other coins are free again."""
+    db.execute("UPDATE transfer SET state = 'void' WHERE transfer_id = ?", [transfer.transfer_id])
+    db.execute("DELETE FROM transfer_coin WHERE transfer_id = ?", [transfer.transfer_id])
+
+
+def load_own_entries(db: Database, transfer: Transfer) -> dict[Txid, LedgerEntry]:
+    """Return what versions of a transfer did to its first input address, as far as the ledger knows them."""
+    payments = ledger.load_payments(db, transfer.coins[0].scripthash)
+    txids = {version.txid for version in transfer.versions}
+    entries = {} if payments is None else payments.entries
+    return {txid: entry for txid, entry in entries.items() if txid in txids}
+
+
+def is_coin_lost(db: Database, transfer: Transfer, coin: Coin) -> bool:
+    """Tell whether a coin is no more: its payment is gone, or a block holds another transaction that spends it."""
+    payments = ledger.load_payments(db, coin.scripthash)
+    if payments is None:
+        return False
+    payment = payments.entries.get(coin.outpoint.txid)
+    if payment is not None and isinstance(payment.state, GONE):
+        return True
+    own = {version.txid for version in transfer.versions}
+    return any(
+        isinstance(entry.state, Confirmed) and coin.outpoint in entry.spends and txid not in own
+        for txid, entry in payments.entries.items()
+    )
+
+
+# --- sweeps ---
+
+
+def add_sweep(db: Database, destination: str, *, now: int) -> None:
+    """Wish that whatever is left be passed on, of all input addresses together."""
+    db.execute("INSERT INTO sweep_wish (destination, wished_at) VALUES (?, ?)", [destination, now])
+
+
+def load_sweep(db: Database) -> tuple[int, str] | None:
+    """Return the oldest wish for a sweep: its id and destination; None if there is none."""
+    row = db.execute("SELECT wish_id, destination FROM sweep_wish ORDER BY wish_id LIMIT 1").fetchone()
+    return (row[0], row[1]) if row else None
+
+
+def take_sweep(db: Database, wish_id: int) -> None:
+    """Forget a wish: it was carried out, or cannot be."""
+    db.execute("DELETE FROM sweep_wish WHERE wish_id = ?", [wish_id])
+
+
+def load_troubled(db: Database, *, limit: int) -> Sequence[Transfer]:
+    """Return open transfers that something keeps from being mined."""
+    rows = db.execute(
+        "SELECT transfer_id FROM transfer WHERE state = 'open' AND trouble != '' LIMIT ?", [limit]
+    ).fetchall()
+    return [_load_transfer(db, row[0]) for row in rows]
