@@ -1,7 +1,10 @@
 """Building the rooms over the open database, each with what it needs of the others; nothing runs yet."""
 
+from __future__ import annotations
+
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -15,7 +18,6 @@ from lightipn.dialects.blockcypher.wire import encode_forward
 from lightipn.electrum.pool import ServerPool
 from lightipn.electrum.source import ElectrumSource
 from lightipn.errors import StoreMismatchError
-from lightipn.forwarding.forwarder import Forwarder, ForwardingRules
 from lightipn.parts import (
     account_hooks_of,
     checkpoints_of,
@@ -32,6 +34,9 @@ from lightipn.store.forwards import bind_seed
 from lightipn.tracker.spine import Tracker, open_tracker
 from lightipn.tracker.wiring import Wiring
 from lightipn.upkeep import WatchKeeper
+
+if TYPE_CHECKING:
+    from lightipn.forwarding.forwarder import Forwarder
 
 log = structlog.get_logger("app")
 
@@ -129,6 +134,8 @@ async def _open_forwarder(
     forwarding = config.forwarding
     if kit is None or forwarding.seed_file is None:
         return None
+    from lightipn.forwarding.forwarder import Forwarder, ForwardingRules  # not carried by a service without it
+
     if not await store.transact(lambda db: bind_seed(db, kit.addresses.identity)):
         raise StoreMismatchError("the database's input addresses belong to other recovery words than the seed file's")
     return Forwarder(

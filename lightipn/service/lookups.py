@@ -15,6 +15,7 @@ from lightipn.store.database import Database
 LOOKUPS_AT_ONCE = 4
 LOOKUP_WAIT_S = 10.0
 MOST_LOOKUPS = 5000
+LOOK_AGAIN_AFTER_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,7 @@ class Lookups:
         self._store = ground.store
         self._slots = trio.CapacityLimiter(LOOKUPS_AT_ONCE)
         self._under_way: dict[ScriptHash, trio.Event] = {}
+        self._looked_at: dict[ScriptHash, float] = {}
 
     async def payments(self, address: Address) -> KnownPayments:
         """Return an address' payments; one that is not watched is looked up.
@@ -118,7 +120,14 @@ class Lookups:
         self._ground.bells.watches()
 
     async def look_again(self, address: Address) -> bool:
-        """Have the servers asked again for an address that is watched; False if it is not."""
+        """Have the servers asked again for an address that is watched; False if it is not.
+
+        Within a few seconds once is enough: who asks may be anybody.
+        """
+        now = self._ground.clock()
+        self._looked_at = {known: at for known, at in self._looked_at.items() if now - at < LOOK_AGAIN_AFTER_S}
+        if address.scripthash in self._looked_at:
+            return True
 
         def work(db: Database) -> bool:
             if ledger.load_script(db, address.scripthash) is None:
@@ -127,6 +136,8 @@ class Lookups:
             return True
 
         is_watched = await self._store.transact(work)
+        if is_watched:
+            self._looked_at[address.scripthash] = now
         self._ground.bells.watches()
         return is_watched
 

@@ -1,5 +1,6 @@
 """Transactions, of watched addresses or not: what they say, where they are; and handing one to the network."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -210,9 +211,21 @@ class Transactions:
             raise RequestError("no server answers", code="no-server", status_hint=503) from error
         return transaction
 
-    async def fee_rate(self, target_blocks: int) -> float | None:
-        """Return the fee rate that is said to be enough within so many blocks, in satoshis a virtual byte, or None."""
-        try:
-            return await self._ground.outside.fee_rate(target_blocks)
-        except SourceError:
-            return None
+    async def fee_rates(self, targets: Sequence[int]) -> Mapping[int, float]:
+        """Return the fee rates that are said to be enough within so many blocks, in satoshis a virtual byte.
+
+        Returns:
+            By number of blocks; without those for which nobody has an estimate.
+        """
+        found: dict[int, float] = {}
+
+        async def ask(target_blocks: int) -> None:
+            with contextlib.suppress(SourceError):
+                rate = await self._ground.outside.fee_rate(target_blocks)
+                if rate is not None:
+                    found[target_blocks] = rate
+
+        async with trio.open_nursery() as nursery:
+            for target_blocks in targets:
+                nursery.start_soon(ask, target_blocks)
+        return found

@@ -109,6 +109,11 @@ def load_hooks_of_wallet(db: Database, wallet_id: int) -> Sequence[Hook]:
     return [_hook_of(row) for row in rows]
 
 
+def has_hooks(db: Database) -> bool:
+    """Tell whether there is any hook."""
+    return db.execute("SELECT 1 FROM hook LIMIT 1").fetchone() is not None
+
+
 def count_hooks(db: Database, owner: str) -> int:
     """Return how many hooks an owner has."""
     return int(db.execute("SELECT count(*) FROM hook WHERE owner = ?", [owner]).fetchone()[0])

@@ -3,8 +3,8 @@
 Asked only for scripts that a hook is about, and never for long: what does not come in time is left out.
 """
 
-import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import structlog
 import trio
@@ -16,6 +16,7 @@ from lightipn.chain.verifier import Unconfirmed, VerifiedEntry, VerifiedHistory
 from lightipn.errors import SourceError
 from lightipn.ledger.entries import Standing
 from lightipn.ledger.transactions import KnownTransaction
+from lightipn.store import hooks as hook_store
 from lightipn.store import subscriptions as subscription_store
 from lightipn.store.transactions import Background
 from lightipn.tracker.proofs import ProofFetcher
@@ -23,10 +24,18 @@ from lightipn.tracker.wiring import Wiring
 
 # Of a history so many new transactions are looked into; older ones of a long history are nobody's news.
 MOST_LOOKED_INTO = 50
-HISTOGRAM_TIMEOUT_S = 1.0
-HISTOGRAM_KEEP_S = 30.0
+HISTOGRAM_TIMEOUT_S = 5.0
+REFRESH_S = 30.0
 
 log = structlog.get_logger("tracker")
+
+
+Number = TypeVar("Number", int, float)
+
+
+def median_of(claims: Sequence[Number]) -> Number:
+    """Return the middle one of what servers claim, of two in the middle the lower one; there must be one."""
+    return sorted(claims)[(len(claims) - 1) // 2]
 
 
 class Backgrounds:
@@ -36,7 +45,13 @@ class Backgrounds:
         self._wiring = wiring
         self._proofs = proofs
         self._histograms: list[FeeHistogram] = []
-        self._histograms_until = -1.0
+
+    async def run(self) -> None:
+        """Keep what the servers say of their mempools fresh, while there are hooks: no payment waits for it."""
+        while True:
+            if await self._wiring.store.read(hook_store.has_hooks):
+                await self.refresh()
+            await trio.sleep(REFRESH_S)
 
     async def find(self, verified: VerifiedHistory, update: ScriptHashChanged) -> Mapping[Txid, Background]:
         """Return what could be found out about the new transactions of a history, if a hook is about its script."""
@@ -45,8 +60,6 @@ class Backgrounds:
             return {}
         has_parent = {claim.txid for claim in update.history if claim.has_unconfirmed_parent}
         found: dict[Txid, Background] = {}
-        if any(isinstance(entry.place, Unconfirmed) for entry in new):
-            await self._refresh_histograms()
         async with trio.open_nursery() as nursery:
             for entry in new:
                 nursery.start_soon(self._find_one, entry, entry.txid in has_parent, update.server, found)
@@ -77,11 +90,10 @@ class Backgrounds:
         """Return how much of the mempool pays more, by the median of what the servers say."""
         if not self._histograms:
             return None
-        return int(statistics.median(histogram.vbytes_above(fee_rate) for histogram in self._histograms))
+        return median_of([histogram.vbytes_above(fee_rate) for histogram in self._histograms])
 
-    async def _refresh_histograms(self) -> None:
-        if trio.current_time() < self._histograms_until:
-            return
+    async def refresh(self) -> None:
+        """Ask all servers what their mempools pay; those that are silent are left out."""
         found: list[FeeHistogram] = []
 
         async def ask(server: str) -> None:
@@ -95,4 +107,3 @@ class Backgrounds:
                 for server in self._wiring.source.connected():
                     nursery.start_soon(ask, server)
         self._histograms = found
-        self._histograms_until = trio.current_time() + HISTOGRAM_KEEP_S

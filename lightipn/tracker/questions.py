@@ -1,6 +1,5 @@
 """Questions that are no part of the data flow: what a caller of the API wants to know of the network, once."""
 
-import statistics
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -10,7 +9,7 @@ from lightipn.bitcoin.hashes import Txid, hex_of
 from lightipn.bitcoin.transaction import Transaction, TxOutput
 from lightipn.chain.source import ChainSource
 from lightipn.errors import SourceError, SourceRefusedError, SourceUnavailableError
-from lightipn.tracker.backgrounds import Backgrounds
+from lightipn.tracker.backgrounds import Backgrounds, median_of
 from lightipn.tracker.proofs import ProofFetcher
 
 ANSWER_TIMEOUT_S = 10.0
@@ -99,7 +98,7 @@ class Questions:
         if not answers:
             raise SourceUnavailableError("no server answered in time", source="")
         rates = [rate for rate in answers if rate is not None]
-        return statistics.median(rates) if rates else None
+        return median_of(rates) if rates else None
 
     async def _ask_all(self, ask: Callable[[str], Awaitable[None]], *, timeout_s: float) -> None:
         with trio.move_on_after(timeout_s):

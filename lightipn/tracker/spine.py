@@ -98,6 +98,7 @@ class Tracker:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.follower.run)
             nursery.start_soon(self._spends.run)
+            nursery.start_soon(self._backgrounds.run)
             async for update in self._wiring.source.updates():
                 match update:
                     case TipChanged():

@@ -79,7 +79,7 @@ class BlockcypherPolicy:
                 subscription, message.payload, hook, self.network, transactions_url=self.transactions_url
             )
         event = wire.decode_terms(subscription.terms).event
-        headers = wire.headers_of(event, hook, subscription.url, body, now=moment.now)
+        headers = wire.headers_of(event, hook, subscription.url, body, message_id=message.message_id, now=moment.now)
         return OutgoingRequest(method="POST", url=subscription.url, headers=headers, body=body)
 
     def outcome_of(self, sent_payload: bytes, answer: Answer) -> Outcome:

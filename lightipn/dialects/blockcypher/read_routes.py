@@ -78,14 +78,13 @@ class ReadApi:
     async def chain(self, call: Call) -> Response:
         """Show our tip, and what fees the servers suggest."""
         tip = await self.frame.service.transactions.tip()
-        fees = {}
-        for name, blocks in (
-            ("high_fee_per_kb", HIGH_FEE_BLOCKS),
-            ("medium_fee_per_kb", MEDIUM_FEE_BLOCKS),
-            ("low_fee_per_kb", LOW_FEE_BLOCKS),
-        ):
-            rate = await self.frame.service.transactions.fee_rate(blocks)
-            fees[name] = msgspec.UNSET if rate is None else round(rate * 1000)
+        targets = {
+            "high_fee_per_kb": HIGH_FEE_BLOCKS,
+            "medium_fee_per_kb": MEDIUM_FEE_BLOCKS,
+            "low_fee_per_kb": LOW_FEE_BLOCKS,
+        }
+        rates = await self.frame.service.transactions.fee_rates(list(targets.values()))
+        fees = {name: round(rates[blocks] * 1000) for name, blocks in targets.items() if blocks in rates}
         return json_response(
             answers.TipJson(
                 name=objects.chain_name_of(self.frame.network),

@@ -200,8 +200,11 @@ def body_of(
     return msgspec.json.encode(transaction_json_of(where, contents, seed))
 
 
-def headers_of(event: Event, hook: HookFacts, url: str, body: bytes, *, now: float) -> dict[str, str]:
+def headers_of(event: Event, hook: HookFacts, url: str, body: bytes, *, message_id: str, now: float) -> dict[str, str]:
     """Return a webhook's headers, with a signature over the request and one over the body alone.
+
+    Args:
+        message_id: the same at each try: receivers drop repeats by it.
 
     Source:
         draft-cavage-http-signatures-12 (``Signature``); RFC 3230 (``Digest``).
@@ -217,6 +220,7 @@ def headers_of(event: Event, hook: HookFacts, url: str, body: bytes, *, now: flo
         "Content-Type": "application/json",
         "X-EventType": event.value,
         "X-EventId": hook.hook_id,
+        "X-WebhookId": message_id,
         "Date": date,
         "Digest": digest,
         "Signature": f'{key},headers="(request-target) digest date",signature="{of_request}"',
