@@ -99,6 +99,7 @@ class ForwardingConfig:
     master_address: str
     confirmations: int
     max_fee_percent: float
+    max_fee_rate: float
     fee_target_blocks: int
     bump_after_blocks: int
 

@@ -247,6 +247,13 @@ KEYS = (
     ),
     Key(
         "forwarding",
+        "max_fee_rate",
+        500,
+        read.number(1, 100000),
+        "Satoshis a virtual byte: a higher rate is never paid, whatever the servers say.",
+    ),
+    Key(
+        "forwarding",
         "fee_target_blocks",
         6,
         read.integer(1, 1000),

@@ -30,7 +30,7 @@ from lightipn.service.desk import Service
 from lightipn.service.ground import Doorbells, ForwardingKit, Ground
 from lightipn.store import servers as server_store
 from lightipn.store.database import Store
-from lightipn.store.forwards import bind_seed
+from lightipn.store.forwards import is_bound_to
 from lightipn.tracker.spine import Tracker, open_tracker
 from lightipn.tracker.wiring import Wiring
 from lightipn.upkeep import WatchKeeper
@@ -134,24 +134,39 @@ async def _open_forwarder(
     forwarding = config.forwarding
     if kit is None or forwarding.seed_file is None:
         return None
-    from lightipn.forwarding.forwarder import Forwarder, ForwardingRules  # not carried by a service without it
+    # Not carried by a service without it.
+    from lightipn.forwarding.follower import Follower
+    from lightipn.forwarding.forwarder import Forwarder
+    from lightipn.forwarding.plan import FeeLimits
+    from lightipn.forwarding.purse import Purse
 
-    if not await store.transact(lambda db: bind_seed(db, kit.addresses.identity)):
+    bound = await store.read(lambda db: is_bound_to(db, kit.addresses.identity))
+    if bound is False:
         raise StoreMismatchError("the database's input addresses belong to other recovery words than the seed file's")
-    return Forwarder(
-        store=store,
+    if bound is None:
+        log.warning("app.forwarding_waits", hint="lightipn forwarding recover: which addresses were used is not known")
+    purse = Purse(
         network=config.network,
-        rules=ForwardingRules(
-            seed_file=forwarding.seed_file,
-            confirmations=forwarding.confirmations,
-            max_fee_percent=forwarding.max_fee_percent,
-            fee_target_blocks=forwarding.fee_target_blocks,
-            bump_after_blocks=forwarding.bump_after_blocks,
-        ),
+        seed_file=forwarding.seed_file,
+        limits=FeeLimits(max_percent=forwarding.max_fee_percent, max_rate=forwarding.max_fee_rate),
+        fee_target_blocks=forwarding.fee_target_blocks,
         outside=tracker.questions,
-        is_ready=lambda: tracker.follower.is_tip_proved,
+    )
+    follower = Follower(
+        store=store,
+        purse=purse,
+        outside=tracker.questions,
+        bump_after_blocks=forwarding.bump_after_blocks,
         payload_of=encode_forward,
         ring=dispatcher.ring,
+        clock=time.time,
+    )
+    return Forwarder(
+        store=store,
+        purse=purse,
+        follower=follower,
+        confirmations=forwarding.confirmations,
+        is_ready=lambda: tracker.follower.is_tip_proved,
         clock=time.time,
     )
 

@@ -1,11 +1,13 @@
 """``lightipn forwarding``: the recovery words, what was passed on, and passing on what is left."""
 
 import sys
+from getpass import getpass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from lightipn.bitcoin.extended_key import MAX_CHILD_INDEX
 from lightipn.bitcoin.hashes import hex_of
 from lightipn.cli.output import console, print_json, print_table, time_text
 from lightipn.cli.run import MAX_NUMBER, ConfigOption, JsonOption, ask_service, reported_errors
@@ -26,6 +28,7 @@ def init(config: ConfigOption = None) -> None:
         file = _seed_file(config)
         words = new_words()
         write_words(file, words)
+    ask_service(config, lambda service: service.forwards.bind(), creates=True)
     console.print(f"Written to {file}. Write these words down, and keep them where the machine is not:\n", markup=False)
     console.print(f"    {words}\n", markup=False, soft_wrap=True)
 
@@ -35,9 +38,10 @@ def recover(
     count: Annotated[
         int, typer.Option("--count", min=1, max=MOST_LOOKED_AT, help="How many addresses are looked at.")
     ] = 1000,
+    first: Annotated[int, typer.Option("--from", min=0, max=MAX_CHILD_INDEX, help="The index to begin at.")] = 0,
     config: ConfigOption = None,
 ) -> None:
-    """Look for coins from the recovery words alone: read from stdin if there is no seed file yet, and written to it.
+    """Look for coins from the recovery words alone: asked for if there is no seed file yet, and written to it.
 
     The running service then proves what the addresses hold; `forwarding sweep` passes it on.
     """
@@ -46,20 +50,24 @@ def recover(
     with reported_errors():
         file = _seed_file(config)
         if not file.exists():
-            if sys.stdin.isatty():
-                console.print("Recovery words:")
-            write_words(file, check_words(sys.stdin.readline()))
-    new = ask_service(config, lambda service: service.forwards.recover(owner=OPERATOR, count=count), creates=True)
+            text = getpass("Recovery words (not shown): ") if sys.stdin.isatty() else sys.stdin.readline()
+            write_words(file, check_words(text))
+    new = ask_service(
+        config, lambda service: service.forwards.recover(owner=OPERATOR, first=first, count=count), creates=True
+    )
     console.print(f"{new} addresses are watched anew, of {count}.")
 
 
 @app.command()
 def sweep(
     to: Annotated[str, typer.Option("--to", metavar="ADDRESS", help="Default: the master address.")] = "",
+    is_all: Annotated[
+        bool, typer.Option("--all", help="Also what waits at forwards that are not deleted, whoever owns them.")
+    ] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Have the running service pass on whatever is left at all addresses, together."""
-    destination = ask_service(config, lambda service: service.forwards.sweep(to))
+    """Have the running service pass on what is left at deleted and recovered addresses, together."""
+    destination = ask_service(config, lambda service: service.forwards.sweep(to, is_all=is_all))
     console.print(f"The running service passes on what is left to {destination}.", markup=False)
 
 

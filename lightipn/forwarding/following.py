@@ -1,4 +1,4 @@
-"""What to do next with a transfer that was signed. Pure.
+"""What to do next with a transfer that was signed; this decides, and does nothing.
 
 signed ──► broadcast ──► in the mempool ──► in a block ──► final
 ▲  │             │ stuck
@@ -6,13 +6,13 @@ signed ──► broadcast ──► in the mempool ──► in a block ──�
 """
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lightipn.bitcoin.hashes import Txid
 from lightipn.chain.verifier import Confirmed, Unconfirmed
 from lightipn.ledger.entries import LedgerEntry
-from lightipn.store.transfers import Transfer
+from lightipn.store.transfers import Transfer, Version
 
 # A transfer so deep is followed no more.
 FINAL_DEPTH_BLOCKS = 100
@@ -64,8 +64,21 @@ class View:
             return Step.FINISH if self.confirmations >= FINAL_DEPTH_BLOCKS else Step.WAIT
         if self.has_lost_coin:
             return Step.VOID
-        newest = self.transfer.newest
-        entry = self.entries.get(newest.txid)
-        if entry is None or not isinstance(entry.state, Unconfirmed):
-            return Step.BROADCAST
-        return Step.BUMP if self.tip_height - newest.signed_height >= bump_after_blocks else Step.WAIT
+        if self.tip_height - self.transfer.newest.signed_height >= bump_after_blocks:
+            return Step.BUMP  # whatever became of it: a mempool that grew dearer refuses it, or lets go of it
+        return Step.WAIT if self.is_newest_there else Step.BROADCAST
+
+    @property
+    def is_newest_there(self) -> bool:
+        """Whether the newest version is believed to be in the mempool."""
+        entry = self.entries.get(self.transfer.newest.txid)
+        return entry is not None and isinstance(entry.state, Unconfirmed)
+
+    @property
+    def unrecorded(self) -> Sequence[Version]:
+        """The versions that servers hold although nobody recorded that they took them: a crash came in between."""
+        return [
+            version
+            for version in self.transfer.versions
+            if version.broadcast_at is None and version.txid in self.entries
+        ]

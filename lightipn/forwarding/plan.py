@@ -9,6 +9,7 @@ from lightipn.bitcoin.transaction import TxOutput
 
 # One input of P2WPKH: outpoint, empty script and sequence; a signature of at most 72 bytes and a public key (BIP-141).
 INPUT_BYTES, INPUT_WITNESS_BYTES = 41, 108
+INPUT_VBYTES = INPUT_BYTES + INPUT_WITNESS_BYTES // 4
 # Bitcoin Core's defaults: the lowest rate that is relayed, and by how much a replacement must pay more (BIP-125).
 LOWEST_FEE_RATE = 1.0
 FEE_STEP_RATE = 1.0
@@ -34,6 +35,19 @@ class PassingTerms:
     process_sat: int | None = None
     process_share: Decimal = Decimal(0)
     mining_fee_sat: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeeLimits:
+    """What a transfer may cost at most.
+
+    Args:
+        max_percent: of all that is passed on.
+        max_rate: satoshis a virtual byte.
+    """
+
+    max_percent: float
+    max_rate: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,20 +92,25 @@ def dust_sat_of(script: bytes) -> int:
     return (8 + _compact_bytes(len(script)) + len(script) + (67 if is_witness else 148)) * DUST_RATE
 
 
+def worth_spending(amounts_sat: Sequence[int], fee_rate: float) -> list[int]:
+    """Return which coins bring more than they cost to spend, by their positions: the largest first, at most 200.
+
+    Dust that somebody sends would otherwise keep a payment from being passed on, or make it dear.
+    """
+    cost_sat = math.ceil(max(fee_rate, LOWEST_FEE_RATE) * INPUT_VBYTES)
+    chosen = [position for position, amount_sat in enumerate(amounts_sat) if amount_sat > cost_sat]
+    return sorted(chosen, key=lambda position: (-amounts_sat[position], position))[:MOST_COINS]
+
+
 def plan_of(
-    amounts_sat: Sequence[int],
-    terms: PassingTerms,
-    *,
-    fee_rate: float,
-    max_fee_percent: float,
-    least_fee_sat: int = 0,
+    amounts_sat: Sequence[int], terms: PassingTerms, *, fee_rate: float, limits: FeeLimits, least_fee_sat: int = 0
 ) -> Plan | Hold:
     """Plan a transfer of all these coins.
 
     Args:
         fee_rate: satoshis a virtual byte; never less than what is relayed is paid.
-        max_fee_percent: of all that is passed on; more is never paid.
-        least_fee_sat: what a replacement must pay at least; 0 for a first version.
+        least_fee_sat: what a replacement must pay at least; 0 for a first version. A replacement pays what the limits
+            allow where its rate is above them; a first version waits.
     """
     total_sat = sum(amounts_sat)
     process_sat = _process_sat_of(total_sat, terms)
@@ -99,15 +118,19 @@ def plan_of(
     if terms.process_script is not None and process_sat:
         scripts.append(terms.process_script)
     vbytes = vbytes_of(len(amounts_sat), scripts)
+    lowest_sat = max(least_fee_sat, math.ceil(LOWEST_FEE_RATE * vbytes))
     fee_sat = terms.mining_fee_sat
     if fee_sat is None or least_fee_sat:
-        fee_sat = math.ceil(max(fee_rate, LOWEST_FEE_RATE) * vbytes)
-    fee_sat = max(fee_sat, least_fee_sat, math.ceil(LOWEST_FEE_RATE * vbytes))
+        fee_sat = math.ceil(fee_rate * vbytes)
+    fee_sat = max(fee_sat, lowest_sat)
+    most_sat = min(int(total_sat * limits.max_percent / 100), int(limits.max_rate * vbytes))
+    if lowest_sat > most_sat:
+        # Where not even the lowest fee is within the limits, only more coins help a first version.
+        return Hold(FEE_TOO_HIGH if least_fee_sat else TOO_SMALL)
+    if fee_sat > most_sat and not least_fee_sat:
+        return Hold(FEE_TOO_HIGH)
+    fee_sat = min(fee_sat, most_sat)
     value_sat = total_sat - process_sat - fee_sat
-    if fee_sat * 100 > total_sat * max_fee_percent:
-        # Where not even the lowest fee would be within the limit, only more coins help.
-        lowest_sat = math.ceil(LOWEST_FEE_RATE * vbytes)
-        return Hold(TOO_SMALL if lowest_sat * 100 > total_sat * max_fee_percent else FEE_TOO_HIGH)
     if value_sat < dust_sat_of(terms.destination):
         return Hold(TOO_SMALL)
     outputs = [TxOutput(amount_sat=value_sat, script=terms.destination)]

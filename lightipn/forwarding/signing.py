@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lightipn.bitcoin.hashes import hex_of, sha256d
+from lightipn.bitcoin.hashes import ScriptHash, hex_of, scripthash_of, sha256d
 from lightipn.bitcoin.network import Network
 from lightipn.bitcoin.transaction import Outpoint, Transaction, TxOutput, parse_transaction
 from lightipn.forwarding.seed import secret_of
@@ -28,11 +28,12 @@ class OwnCoin:
 
     outpoint: Outpoint
     amount_sat: int
+    scripthash: ScriptHash
     address_index: int
 
 
 class SigningError(Exception):
-    """A signature is wrong: a bug, or broken memory. Nothing was stored."""
+    """A signature is wrong, or the words do not own the coins. Nothing was stored."""
 
 
 def sign_transfer(words: str, network: Network, coins: Sequence[OwnCoin], outputs: Sequence[TxOutput]) -> Transaction:
@@ -88,6 +89,7 @@ def _check(
 ) -> None:
     """Check that a transaction spends and pays just what was wanted, and that each of its signatures holds."""
     from coincurve import PublicKey
+    from embit.hashes import hash160
 
     if signed.spends != tuple(coin.outpoint for coin in coins) or signed.outputs != tuple(outputs):
         raise SigningError("the signed transaction spends or pays something else")
@@ -95,6 +97,8 @@ def _check(
         raise SigningError("the signed transaction could not be replaced")
     for position, (coin, witness) in enumerate(zip(coins, _witnesses_of(signed), strict=True)):
         public_key = public_keys[coin.address_index]
+        if scripthash_of(b"\x00\x14" + hash160(public_key)) != coin.scripthash:
+            raise SigningError(f"the coin of input {position} does not belong to these recovery words")
         match witness:
             case [signature, found] if found == public_key and signature[-1:] == b"\x01":
                 message = preimage_of(signed, position, public_key=public_key, amount_sat=coin.amount_sat)

@@ -46,6 +46,8 @@ class ReservationStatus(enum.Enum):
 
 DEEPENED = "payment.deepened"
 """The cause of a credit: a payment became deep enough. It is no event of the feed, which has one for each block."""
+CORRECTED = "payment.corrected"
+"""The cause of taking back what was too much: another payment showed that this one spends from the address, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +77,7 @@ class Deposit:
 
     Args:
         locked_sat, credited_sat: the sums of its movements.
-        block_hash: of the block that it was locked or credited for; None outside a block.
+        block_hash, height: of the block that it was locked or credited for; None outside a block.
         replaced_by: the transaction that it was lost to.
         wake_height: the tip height at which it is credited, if nothing else happens; None if none is.
     """
@@ -87,6 +89,7 @@ class Deposit:
     credited_sat: int
     seen_at: int
     block_hash: BlockHash | None = None
+    height: int | None = None
     replaced_by: Txid | None = None
     wake_height: int | None = None
 
@@ -128,10 +131,11 @@ def _target_of(before: Deposit, entry: LedgerEntry, *, tip_height: int, credit_c
     amount_sat = max(0, entry.net_sat)
     status, locked_sat, credited_sat = DepositStatus.AWAITING, 0, 0
     block_hash: BlockHash | None = None
+    height: int | None = None
     wake_height: int | None = None
     match entry.state:
         case Confirmed() as place:
-            block_hash = place.block_hash
+            block_hash, height = place.block_hash, place.height
             credited_at = entry.counts_at_height(credit_confirmations)
             assert credited_at is not None  # it is in a block
             # A tip that is lower for a moment takes nothing back: only the loss of its block does.
@@ -152,6 +156,7 @@ def _target_of(before: Deposit, entry: LedgerEntry, *, tip_height: int, credit_c
         credited_sat=credited_sat,
         seen_at=before.seen_at,
         block_hash=block_hash,
+        height=height,
         replaced_by=entry.state.by_txid if isinstance(entry.state, Replaced) else None,
         wake_height=wake_height,
     )
@@ -162,21 +167,24 @@ def _movements_of(before: Deposit, after: Deposit, entry: LedgerEntry) -> list[M
     moved: list[Movement] = []
     locked_sat = before.locked_sat
     if before.credited_sat not in (0, after.credited_sat):
-        moved.append(_movement(MovementKind.REVERSE, ReservationStatus.FAILED, before.credited_sat, entry))
+        moved.append(_movement(MovementKind.REVERSE, ReservationStatus.FAILED, before.credited_sat, entry, before))
     if locked_sat and (locked_sat != after.amount_sat or not (after.locked_sat or after.credited_sat)):
-        moved.append(_movement(MovementKind.CANCEL, ReservationStatus.FAILED, locked_sat, entry))
+        moved.append(_movement(MovementKind.CANCEL, ReservationStatus.FAILED, locked_sat, entry, before))
         locked_sat = 0
     is_credit = after.credited_sat != 0 and before.credited_sat != after.credited_sat
     if (after.locked_sat or is_credit) and not locked_sat:
-        moved.append(_movement(MovementKind.RESERVE, ReservationStatus.ACTIVE, after.amount_sat, entry))
+        moved.append(_movement(MovementKind.RESERVE, ReservationStatus.ACTIVE, after.amount_sat, entry, after))
     if is_credit:
-        moved.append(_movement(MovementKind.RELEASE, ReservationStatus.COMPLETED, after.amount_sat, entry))
+        moved.append(_movement(MovementKind.RELEASE, ReservationStatus.COMPLETED, after.amount_sat, entry, after))
     if after.status is DepositStatus.FAILED and before.status is DepositStatus.AWAITING and not moved:
-        moved.append(_movement(MovementKind.RESERVE, ReservationStatus.FAILED, after.amount_sat, entry))
+        moved.append(_movement(MovementKind.RESERVE, ReservationStatus.FAILED, after.amount_sat, entry, after))
     return moved
 
 
-def _movement(kind: MovementKind, status: ReservationStatus, amount_sat: int, entry: LedgerEntry) -> Movement:
+def _movement(
+    kind: MovementKind, status: ReservationStatus, amount_sat: int, entry: LedgerEntry, about: Deposit
+) -> Movement:
+    """Return a movement; ``about`` is the deposit as it was, for what is taken back, else as it is."""
     balance_sat = locked_sat = 0
     match kind, status:
         case MovementKind.RESERVE, ReservationStatus.ACTIVE:
@@ -187,20 +195,21 @@ def _movement(kind: MovementKind, status: ReservationStatus, amount_sat: int, en
             locked_sat = -amount_sat
         case MovementKind.REVERSE, _:
             balance_sat = -amount_sat
-    place = entry.state if isinstance(entry.state, Confirmed) else None
+    cause = _cause_of(kind, entry, about)
+    is_in_block = cause not in (EventKind.REPLACED.value, EventKind.DROPPED.value)
     return Movement(
         kind=kind,
         status=status,
         amount_sat=amount_sat,
         balance_sat=balance_sat,
         locked_sat=locked_sat,
-        cause=_cause_of(kind, entry),
-        block_hash=None if place is None else place.block_hash,
-        height=None if place is None else place.height,
+        cause=cause,
+        block_hash=about.block_hash if is_in_block else None,
+        height=about.height if is_in_block else None,
     )
 
 
-def _cause_of(kind: MovementKind, entry: LedgerEntry) -> str:
+def _cause_of(kind: MovementKind, entry: LedgerEntry, about: Deposit) -> str:
     if isinstance(entry.state, Replaced):
         return EventKind.REPLACED.value
     if isinstance(entry.state, GONE):
@@ -211,4 +220,5 @@ def _cause_of(kind: MovementKind, entry: LedgerEntry) -> str:
         case MovementKind.RELEASE:
             return DEEPENED
         case _:
-            return EventKind.REVERTED.value
+            stands = isinstance(entry.state, Confirmed) and entry.state.block_hash == about.block_hash
+            return CORRECTED if stands else EventKind.REVERTED.value

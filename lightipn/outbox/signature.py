@@ -4,11 +4,12 @@
 """
 
 import base64
-import binascii
 from functools import lru_cache
 from typing import Any
 
 from lightipn.errors import RequestError
+
+MAX_PEM_CHARS = 1000  # one of P-256 has less than 400
 
 
 def check_private_key(pem: str) -> None:
@@ -49,10 +50,10 @@ def is_signed(public_key_pem: str, message: bytes, signature: str) -> bool:
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
 
+    public_key = _public_key_of(public_key_pem)
     try:
-        raw = base64.b64decode(signature, validate=True)
-        _public_key_of(public_key_pem).verify(raw, message, ec.ECDSA(hashes.SHA256()))
-    except (InvalidSignature, binascii.Error):
+        public_key.verify(base64.b64decode(signature, validate=True), message, ec.ECDSA(hashes.SHA256()))
+    except (InvalidSignature, ValueError):  # binascii's own is one; text that is no ASCII raises the plain one
         return False
     return True
 
@@ -81,6 +82,8 @@ def _private_key_of(pem: str) -> Any:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
+    if len(pem) > MAX_PEM_CHARS:  # a large RSA key takes half a minute to be read
+        raise _refusal()
     try:
         key = serialization.load_pem_private_key(pem.encode(), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
@@ -100,6 +103,8 @@ def _public_key_of(pem: str) -> Any:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
+    if len(pem) > MAX_PEM_CHARS:
+        raise ValueError("want PEM of a P-256 public key")
     try:
         key = serialization.load_pem_public_key(pem.encode())
     except (ValueError, UnsupportedAlgorithm):

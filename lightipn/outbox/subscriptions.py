@@ -69,10 +69,12 @@ class Subscription:
         is_lost = entry.is_coinbase and not isinstance(entry.state, Confirmed)  # mined coins exist in their block alone
         if isinstance(entry.state, GONE) or is_lost or entry.net_sat == 0 or self.since_height is None:
             return False
+        return self.is_in_time(entry) and not self.is_past(entry, confirmations=confirmations)
+
+    def is_in_time(self, entry: LedgerEntry) -> bool:
+        """Tell whether a payment was seen before the end."""
         is_late = self.expires_at is not None and entry.seen_at >= self.expires_at
-        if is_late or (self.last_seen_at is not None and entry.seen_at > self.last_seen_at):
-            return False
-        return not self.is_past(entry, confirmations=confirmations)
+        return not is_late and (self.last_seen_at is None or entry.seen_at <= self.last_seen_at)
 
     def is_past(self, entry: LedgerEntry, *, confirmations: int) -> bool:
         """Tell whether a payment was so deep when the subscription was made."""

@@ -241,6 +241,10 @@ class Accounts:
                         code="not-enough",
                         status_hint=409,
                     )
+                if account.balance_sat + amount_sat > MAX_MONEY_SAT:
+                    raise RequestError(
+                        "the balance would be more than all coins there can be", code="bad-amount", status_hint=409
+                    )
                 accounts.add_movement(db, account.account_id, movement, reference=reference, now=now)
                 booked = accounts.load_adjustment(db, account.account_id, reference)
                 assert booked is not None  # it was written just now

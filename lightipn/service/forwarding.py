@@ -12,7 +12,7 @@ from lightipn.errors import RequestError
 from lightipn.service.ground import ForwardingKit, Ground
 from lightipn.service.hooking import Hooks
 from lightipn.service.owners import check_owner
-from lightipn.store import forwards, hooks, reviews, subscriptions, transfers
+from lightipn.store import forwards, hooks, subscriptions, transfers
 from lightipn.store.database import Database
 from lightipn.store.forwards import Forward as Forward  # what routes are answered with: they may not see the store
 from lightipn.store.forwards import ForwardTerms as ForwardTerms
@@ -56,6 +56,12 @@ class Forwards:
         now = int(self._ground.clock())
 
         def work(db: Database) -> ShownForward:
+            if not forwards.is_bound_to(db, kit.addresses.identity):
+                raise RequestError(
+                    "nobody knows which addresses of the recovery words were used; run lightipn forwarding recover",
+                    code="not-recovered",
+                    status_hint=503,
+                )
             index = forwards.next_index(db)
             address = kit.addresses.address_at(index)
             made = forwards.add_forward(db, owner=owner, index=index, address=address, terms=checked, now=now)
@@ -155,17 +161,10 @@ class Forwards:
         Raises:
             RequestError: 404 ``not-found``.
         """
-        now = self._ground.clock()
 
         def work(db: Database) -> None:
-            found = _load_owned(db, forward_id, owner)
+            _load_owned(db, forward_id, owner)
             forwards.delete_forward(db, forward_id)
-            subscription = (
-                None if found.subscription_id is None else subscriptions.load_subscription(db, found.subscription_id)
-            )
-            hook = None if subscription is None else hooks.load_hook(db, subscription.hook_id or "")
-            if hook is not None:
-                reviews.drop_hook(db, hook, now=now)
 
         await self._store.transact(work)
 
@@ -175,11 +174,12 @@ class Forwards:
         """Return transfers of all owners, newest first."""
         return await self._store.read(lambda db: transfers.load_transfers(db, limit=limit))
 
-    async def sweep(self, destination: str) -> str:
-        """Have the running service pass on whatever belongs to no transfer; return where to.
+    async def sweep(self, destination: str, *, is_all: bool = False) -> str:
+        """Have the running service pass on what is left at deleted addresses; return where to.
 
         Args:
             destination: an address; empty for the configured master address.
+            is_all: also what waits at active ones, whoever owns them.
 
         Raises:
             RequestError: ``forwarding-off``, ``no-destination``, ``bad-address``.
@@ -190,16 +190,27 @@ class Forwards:
             raise RequestError("no address is named, and there is no master address", code="no-destination")
         text = parse_address(chosen, self._ground.network).text
         now = int(self._ground.clock())
-        await self._store.transact(lambda db: transfers.add_sweep(db, text, now=now))
+        await self._store.transact(lambda db: transfers.add_sweep(db, text, is_all=is_all, now=now))
         return text
 
-    async def recover(self, *, owner: str, count: int) -> int:
-        """Watch the first input addresses again, for a database that knows nothing of them; return how many are new.
+    async def bind(self) -> None:
+        """Say that the seed was just made, so that this database knows all of its addresses.
+
+        Raises:
+            RequestError: ``forwarding-off``; 409 ``other-seed`` where it belongs to another seed.
+        """
+        identity = self._kit().addresses.identity
+        if not await self._store.transact(lambda db: forwards.bind_seed(db, identity)):
+            raise _other_seed()
+
+    async def recover(self, *, owner: str, first: int, count: int) -> int:
+        """Watch input addresses again, for a database that knows nothing of them; return how many are new.
 
         Their coins wait for a sweep.
 
         Args:
-            count: 1 to 10,000 addresses from index 0 on.
+            first: the index to begin at.
+            count: 1 to 10,000 addresses.
 
         Raises:
             RequestError: ``forwarding-off``, ``bad-number``.
@@ -207,12 +218,14 @@ class Forwards:
         kit = self._kit()
         if not 1 <= count <= MOST_LOOKED_AT:
             raise RequestError(f"count is {count}, want 1 to {MOST_LOOKED_AT}", code="bad-number")
-        addresses = [kit.addresses.address_at(index) for index in range(count)]
+        addresses = {index: kit.addresses.address_at(index) for index in range(first, first + count)}
         now = int(self._ground.clock())
 
         def work(db: Database) -> int:
+            if not forwards.bind_seed(db, kit.addresses.identity):
+                raise _other_seed()
             new = 0
-            for index, address in enumerate(addresses):
+            for index, address in addresses.items():
                 if not forwards.has_index(db, index):
                     terms = ForwardTerms(destination=kit.master_address)
                     forwards.add_forward(
@@ -224,6 +237,12 @@ class Forwards:
         added = await self._store.transact(work)
         self._ground.bells.watches()
         return added
+
+
+def _other_seed() -> RequestError:
+    return RequestError(
+        "the database's input addresses belong to other recovery words", code="other-seed", status_hint=409
+    )
 
 
 def _load_owned(db: Database, forward_id: str, owner: str) -> Forward:

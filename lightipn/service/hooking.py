@@ -16,6 +16,7 @@ from lightipn.store.wallets import Wallet
 
 MOST_HOOKS = 100_000
 MOST_LISTED = 10_000
+MOST_HOOKS_OF_WALLET = 20
 
 T = TypeVar("T")
 
@@ -74,6 +75,10 @@ class Hooks:
             if hooks.count_hooks(db, owner) >= MOST_HOOKS:
                 raise RequestError(f"there are {MOST_HOOKS} hooks already", code="too-many-hooks", status_hint=429)
             wallet = load_named_wallet(db, owner, wish.wallet) if wish.wallet else None
+            if wallet is not None and len(hooks.load_hooks_of_wallet(db, wallet.wallet_id)) >= MOST_HOOKS_OF_WALLET:
+                raise RequestError(
+                    f"the wallet has {MOST_HOOKS_OF_WALLET} hooks already", code="too-many-hooks", status_hint=429
+                )
             hook = hooks.add_hook(
                 db,
                 owner=owner,
@@ -140,11 +145,10 @@ class Hooks:
 
     def unfollow(self, db: Database, wallet_id: int, address: Address, *, now: float) -> None:
         """Have a wallet's hooks be no more about one address; called inside the transaction that takes it away."""
-        for hook in hooks.load_hooks_of_wallet(db, wallet_id):
-            for subscription_id in hooks.load_subscription_ids(db, hook.hook_id):
-                subscription = subscriptions.load_subscription(db, subscription_id)
-                if subscription is not None and subscription.scripthash == address.scripthash:
-                    reviews.drop_subscription(db, subscription, now=now)
+        for subscription_id in hooks.load_subscription_ids_of_wallet(db, wallet_id, address.scripthash):
+            subscription = subscriptions.load_subscription(db, subscription_id)
+            assert subscription is not None  # its id was read just now
+            reviews.drop_subscription(db, subscription, now=now)
 
     async def show(self, hook_id: str, *, owner: str) -> ShownHook:
         """Return an owner's hook.

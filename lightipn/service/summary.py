@@ -26,6 +26,7 @@ class Summary:
         lost_payments: those that a shop acknowledged, and that lost their block or are gone, of the last week.
         suspended_hooks: those whose receivers fail too often.
         costly_forwards: those whose coins wait because the fee would be too high.
+        unsigned_forwards: those whose coins wait because the seed file cannot be used.
         troubled_transfers: signed transactions that something keeps from being mined.
         negative_accounts: those from which more was booked away than is left after a deposit was lost.
         oldest_due_at: unix seconds at which the message that waits longest is or was due; None if none waits.
@@ -43,6 +44,7 @@ class Summary:
     suspended_hooks: tuple[hooks.Hook, ...]
     negative_accounts: tuple[accounts.Account, ...]
     costly_forwards: tuple[forwards.Forward, ...]
+    unsigned_forwards: tuple[forwards.Forward, ...]
     troubled_transfers: tuple[transfers.Transfer, ...]
     is_key_there: bool
 
@@ -88,8 +90,12 @@ def alarms_of(summary: Summary, *, now: int, is_running: bool, has_regular_block
         for account in summary.negative_accounts
     ]
     alarms += [
-        f"coins at {forward.address} are held: the mining fee would be above [forwarding] max_fee_percent"
+        f"coins at {forward.address} are held: the mining fee is above [forwarding] max_fee_percent or max_fee_rate"
         for forward in summary.costly_forwards
+    ]
+    alarms += [
+        f"coins at {forward.address} are held: the seed file cannot be read, or belongs to other addresses"
+        for forward in summary.unsigned_forwards
     ]
     alarms += [
         f"transfer {transfer.transfer_id} ({hex_of(transfer.newest.txid)}) is not mined: {transfer.trouble}"
@@ -118,6 +124,7 @@ def load_summary(db: Database, *, now: int) -> Summary:
         suspended_hooks=tuple(hooks.load_suspended(db, limit=20)),
         negative_accounts=tuple(accounts.load_negative(db, limit=20)),
         costly_forwards=tuple(forwards.load_holding(db, reason="fee-too-high", limit=20)),
+        unsigned_forwards=tuple(forwards.load_holding(db, reason="seed-unusable", limit=20)),
         troubled_transfers=tuple(transfers.load_troubled(db, limit=20)),
         is_key_there=keys.has_live_key(db),
     )

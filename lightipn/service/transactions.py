@@ -188,6 +188,13 @@ class Transactions:
         """
         return KnownTransaction(transaction=transaction, spent=await self._ground.outside.spent_by(transaction))
 
+    async def with_inputs_if_any(self, transaction: Transaction) -> KnownTransaction:
+        """Do the same, and without what it spends where nobody answers."""
+        try:
+            return await self.with_inputs(transaction)
+        except SourceError:
+            return KnownTransaction(transaction=transaction, spent=(None,) * len(transaction.spends))
+
     async def push(self, raw: bytes) -> Transaction:
         """Hand a signed transaction to the network, and return it.
 

@@ -150,6 +150,8 @@ class Wallets:
         key = descriptor_of(wallet.extended_key, self._ground.network, branch=branch)
 
         def take(db: Database, address: Address, index: int, instant: Instant) -> None:
+            if wallets.load_wallet_by_id(db, wallet.wallet_id) is None:  # removed while the key was scanned
+                raise RequestError(f"there is no wallet {name[:60]!a}", code="unknown-wallet", status_hint=404)
             wallets.add_address(db, wallet.wallet_id, address, subchain=branch, index=index, now=int(instant.now))
             self._follow(db, wallet, address, dialect=dialect, instant=instant)
 

@@ -227,7 +227,9 @@ def save_inactive(db: Database, address: AccountAddress) -> None:
 
 # --- deposits ---
 
-_DEPOSIT = "deposit.txid, amount_sat, status, locked_sat, credited_sat, seen_at, block_hash, replaced_by, wake_height"
+_DEPOSIT = (
+    "deposit.txid, amount_sat, status, locked_sat, credited_sat, seen_at, block_hash, height, replaced_by, wake_height"
+)
 
 
 def _deposit_of(row: tuple[Any, ...]) -> Deposit:
@@ -239,8 +241,9 @@ def _deposit_of(row: tuple[Any, ...]) -> Deposit:
         credited_sat=row[4],
         seen_at=row[5],
         block_hash=None if row[6] is None else BlockHash(row[6]),
-        replaced_by=None if row[7] is None else Txid(row[7]),
-        wake_height=row[8],
+        height=row[7],
+        replaced_by=None if row[8] is None else Txid(row[8]),
+        wake_height=row[9],
     )
 
 
@@ -281,7 +284,7 @@ def _save_deposit(
 ) -> None:
     db.execute(
         "INSERT OR REPLACE INTO deposit (account_id, scripthash, txid, amount_sat, status, locked_sat, credited_sat,"
-        " seen_at, block_hash, replaced_by, wake_height) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " seen_at, block_hash, height, replaced_by, wake_height) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
             account_id,
             scripthash,
@@ -292,6 +295,7 @@ def _save_deposit(
             deposit.credited_sat,
             deposit.seen_at,
             deposit.block_hash,
+            deposit.height,
             deposit.replaced_by,
             deposit.wake_height,
         ],
@@ -306,7 +310,8 @@ def _save_deposit(
 def settle_woken(db: Database, *, tip_height: int, now: int) -> bool:
     """Credit the deposits that became deep enough by a block alone: one page; True if more may wait."""
     rows = db.execute(
-        "SELECT DISTINCT scripthash FROM deposit WHERE wake_height <= ? LIMIT ?", [tip_height, WOKEN_PAGE]
+        "SELECT DISTINCT scripthash FROM deposit INDEXED BY deposit_wake WHERE wake_height <= ? LIMIT ?",
+        [tip_height, WOKEN_PAGE],
     ).fetchall()
     for (scripthash,) in rows:
         payments = ledger.load_payments(db, ScriptHash(scripthash))
@@ -322,7 +327,7 @@ def load_deposits(db: Database, account_id: int, *, limit: int) -> Sequence[Reco
         " USING (account_id, scripthash) WHERE account_id = ? ORDER BY seen_at DESC, deposit.txid LIMIT ?",
         [account_id, limit],
     ).fetchall()
-    return [RecordedDeposit(deposit=_deposit_of(row), scripthash=ScriptHash(row[9]), address=row[10]) for row in rows]
+    return [RecordedDeposit(deposit=_deposit_of(row), scripthash=ScriptHash(row[10]), address=row[11]) for row in rows]
 
 
 # --- movements ---
@@ -425,6 +430,16 @@ def find_flaws(db: Database, account: Account) -> list[str]:
     ):
         if kept != added:
             flaws.append(f"the {name} is {kept} sat, its movements add up to {added} sat")
+    for what, table in (("movements of", "movement"), ("deposit", "deposit")):
+        missing = "deposit" if table == "movement" else "account_address"
+        key = "AND other.txid = found.txid" if table == "movement" else ""
+        rows = db.execute(
+            f"SELECT DISTINCT txid FROM {table} AS found WHERE account_id = ? AND txid IS NOT NULL AND NOT EXISTS"
+            f" (SELECT 1 FROM {missing} AS other WHERE other.account_id = found.account_id"
+            f" AND other.scripthash = found.scripthash {key})",
+            [account.account_id],
+        ).fetchall()
+        flaws += [f"{what} {hex_of(txid)}: there is no {missing.replace('_', ' ')} of it" for (txid,) in rows]
     tip_height = chain.load_tip_height(db)
     for address in load_addresses(db, account.account_id):
         payments = ledger.load_payments(db, address.scripthash)
@@ -444,14 +459,14 @@ def _flaws_of_address(
         before = known.pop(entry.txid, None)
         if before is None and not is_deposit(entry):
             continue
-        _, movements = settled(
+        after, movements = settled(
             before or new_deposit(entry),
             entry,
             tip_height=tip_height,
             credit_confirmations=account.credit_confirmations,
         )
         name = f"deposit {hex_of(entry.txid)} to {address.address}"
-        if before is None or movements:
+        if before is None or movements or after != before:
             flaws.append(f"{name} is not as the ledger says")
             continue
         sums = db.execute(
@@ -460,5 +475,8 @@ def _flaws_of_address(
             [account.account_id, address.scripthash, entry.txid],
         ).fetchone()
         if (before.credited_sat, before.locked_sat) != (sums[0], sums[1]):
-            flaws.append(f"{name} says {before.credited_sat} sat, its movements add up to {sums[0]} sat")
+            flaws.append(
+                f"{name} says {before.credited_sat} sat credited and {before.locked_sat} sat locked,"
+                f" its movements add up to {sums[0]} and {sums[1]} sat"
+            )
     return flaws + [f"deposit {hex_of(txid)} to {address.address} is no payment of the ledger" for txid in known]

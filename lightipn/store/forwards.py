@@ -164,10 +164,11 @@ def load_forwards(
     db: Database, *, owner: str | None, is_active_only: bool, offset: int = 0, limit: int
 ) -> Sequence[Forward]:
     """Return an owner's forwards, or everybody's, oldest first."""
+    where, values = ("owner = ?", [owner]) if owner is not None else ("1", [])
     rows = db.execute(
-        f"SELECT {_FORWARD} FROM forward WHERE (? IS NULL OR owner = ?) AND (NOT ? OR state = 'active')"
+        f"SELECT {_FORWARD} FROM forward WHERE {where} AND (NOT ? OR state = 'active')"
         " ORDER BY address_index LIMIT ? OFFSET ?",
-        [owner, owner, is_active_only, limit, offset],
+        [*values, is_active_only, limit, offset],
     ).fetchall()
     return [_forward_of(row) for row in rows]
 
@@ -275,10 +276,11 @@ def save_look(db: Database, forward_id: str, *, hold_reason: str, wake_height: i
     )
 
 
-def load_with_coins(db: Database) -> Sequence[Forward]:
-    """Return all forwards, active or not, to whose addresses something was paid that stands."""
+def load_with_coins(db: Database, *, is_all: bool) -> Sequence[Forward]:
+    """Return the deleted forwards, or all, to whose addresses something was paid that stands."""
+    which = "1" if is_all else "state = 'deleted'"
     rows = db.execute(
-        f"SELECT {_FORWARD} FROM forward WHERE EXISTS (SELECT 1 FROM ledger_entry"
+        f"SELECT {_FORWARD} FROM forward WHERE {which} AND EXISTS (SELECT 1 FROM ledger_entry"
         " WHERE ledger_entry.scripthash = forward.scripthash AND ledger_entry.state = 'confirmed')"
         " ORDER BY address_index"
     ).fetchall()
@@ -287,12 +289,19 @@ def load_with_coins(db: Database) -> Sequence[Forward]:
 
 def load_holding(db: Database, *, reason: str, limit: int) -> Sequence[Forward]:
     """Return the forwards that wait for this reason."""
-    rows = db.execute(f"SELECT {_FORWARD} FROM forward WHERE hold_reason = ? LIMIT ?", [reason, limit]).fetchall()
+    rows = db.execute(
+        f"SELECT {_FORWARD} FROM forward WHERE hold_reason = ? AND hold_reason != '' LIMIT ?", [reason, limit]
+    ).fetchall()
     return [_forward_of(row) for row in rows]
 
 
 def bind_seed(db: Database, identity: bytes) -> bool:
     """Bind the database to the seed of its input addresses; False if it belongs to another one."""
     db.execute("INSERT OR IGNORE INTO setting (name, value) VALUES ('forwarding_seed', ?)", [identity.hex()])
+    return is_bound_to(db, identity) is True
+
+
+def is_bound_to(db: Database, identity: bytes) -> bool | None:
+    """Tell whether the database's input addresses belong to a seed; None while it is bound to none."""
     row = db.execute("SELECT value FROM setting WHERE name = 'forwarding_seed'").fetchone()
-    return bool(row[0] == identity.hex())
+    return None if row is None else bool(row[0] == identity.hex())

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlite_utils import Database
 
+from lightipn.bitcoin.hashes import ScriptHash
 from lightipn.outbox.messages import Message
 from lightipn.outbox.verdict import Outcome
 from lightipn.store import keys
@@ -130,6 +131,16 @@ def load_subscription_ids(db: Database, hook_id: str) -> list[int]:
     return [int(row[0]) for row in rows]
 
 
+def load_subscription_ids_of_wallet(db: Database, wallet_id: int, scripthash: ScriptHash) -> list[int]:
+    """Return the ids of the subscriptions that a wallet's hooks have for one script."""
+    rows = db.execute(
+        "SELECT subscription_id FROM subscription WHERE scripthash = ? AND is_watching = 1"
+        " AND hook_id IN (SELECT hook_id FROM hook WHERE wallet_id = ?)",
+        [scripthash, wallet_id],
+    ).fetchall()
+    return [int(row[0]) for row in rows]
+
+
 def load_private_key(db: Database, hook_id: str) -> tuple[str, bool]:
     """Return the PEM that a hook's callbacks are signed with, and whether it is its own."""
     row = db.execute("SELECT private_key FROM hook WHERE hook_id = ?", [hook_id]).fetchone()
@@ -176,7 +187,7 @@ def note_outcome(
     if hook.suspended_at is not None:
         db.execute("UPDATE message SET is_held = 1 WHERE message_key = ?", [message_key])
         return
-    if outcome is not Outcome.FAILED or message.tries != QUICK_TRIES:
+    if outcome is not Outcome.FAILED or message.failures != QUICK_TRIES:
         return
     db.execute("UPDATE hook SET errors = errors + 1 WHERE hook_id = ?", [hook_id])
     if hook.errors + 1 >= MOST_ERRORS:
@@ -217,7 +228,15 @@ def let_probes_through(db: Database, *, now: float) -> None:
 
 
 def probe_now(db: Database, message_key: int) -> None:
-    """Let a message through now if its hook is suspended: the operator says that the receiver is well again."""
+    """Let a message through now if its hook is suspended: the operator says that the receiver is well again.
+
+    Without a good key of its owner nothing is sent all the same.
+    """
+    found = db.execute(
+        "SELECT owner FROM subscription JOIN message USING (subscription_id) WHERE message_key = ?", [message_key]
+    ).fetchone()
+    if found is None or keys.is_suspended(db, found[0]):
+        return
     db.execute(
         "UPDATE message SET is_held = 0 WHERE message_key = ? AND EXISTS (SELECT 1 FROM subscription JOIN hook"
         " USING (hook_id) WHERE subscription.subscription_id = message.subscription_id AND suspended_at IS NOT NULL)",

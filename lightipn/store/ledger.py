@@ -125,6 +125,12 @@ def want_for_good(db: Database, scripthash: ScriptHash) -> None:
     db.execute("UPDATE script SET wanted_until = NULL WHERE scripthash = ?", [scripthash])
 
 
+def is_wanted_for_good(db: Database, scripthash: ScriptHash) -> bool:
+    """Tell whether a script is looked after for more than a lookup."""
+    found = db.execute("SELECT 1 FROM script WHERE scripthash = ? AND wanted_until IS NULL", [scripthash])
+    return found.fetchone() is not None
+
+
 def count_lookups(db: Database) -> int:
     """Return how many scripts are looked after for lookups alone."""
     return int(db.execute("SELECT count(*) FROM script WHERE wanted_until IS NOT NULL").fetchone()[0])

@@ -204,4 +204,7 @@ def pull_in_due_times(db: Database, *, now: float) -> int:
         " WHERE due_at > ? AND due_at IS NOT NULL AND is_in_flight = 0 AND is_held = 0",
         [now, now + LONGEST_PAUSE_S],
     )
+    # What is looked at by the clock waits for minutes at most, and a suspended hook for its hour.
+    db.execute("UPDATE subscription SET wake_at = ? WHERE wake_at > ?", [now, now + hooks.PROBE_EVERY_S])
+    db.execute("UPDATE hook SET probe_at = ? WHERE probe_at > ?", [now, now + 2 * hooks.PROBE_EVERY_S])
     return int(cursor.rowcount)

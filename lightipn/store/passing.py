@@ -1,34 +1,85 @@
 """What is told of transfers: a message for each payment that was passed on, and for each of the first confirmations."""
 
-from collections.abc import Callable
+from typing import Protocol
 
 from sqlite_utils import Database
 
 from lightipn.bitcoin.hashes import Txid, hex_of
 from lightipn.outbox.policy import Notice
+from lightipn.outbox.subscriptions import LIVE, Subscription
 from lightipn.store import forwards, outbox, subscriptions, transfers
 from lightipn.store.transfers import Transfer, Version
 
 MOST_TOLD = 6
 
-# What writes a callback: values by name in, JSON of the dialect's own shape out.
-PayloadOf = Callable[..., bytes]
+
+class PayloadOf(Protocol):
+    """Writes what a callback says, as JSON of the dialect's own shape."""
+
+    def __call__(
+        self,
+        *,
+        value_sat: int,
+        input_address: str,
+        destination: str,
+        input_txid: Txid,
+        txid: Txid,
+        confirmations: int | None,
+    ) -> bytes:
+        """Return the JSON; ``confirmations`` is None when a transfer is told first."""
 
 
-def tell_passed_on(db: Database, transfer: Transfer, version: Version, *, payload_of: PayloadOf, now: float) -> None:
-    """Tell the owner of a forward that a transaction passes payments on: once for each payment, and each version."""
-    _tell(db, transfer, version, confirmations=None, payload_of=payload_of, now=now)
+def tell_passed_on(db: Database, transfer: Transfer, version: Version, *, payload_of: PayloadOf, now: float) -> bool:
+    """Tell the owner of a forward that a transaction passes payments on: once for each payment, and each version.
+
+    What was not heard of an older version is not told any more.
+
+    Returns:
+        Whether a message is due because of it.
+    """
+    subscription = _subscription_of(db, transfer)
+    if subscription is not None:
+        for older in transfer.versions:
+            if older.version_id < version.version_id:
+                _withdraw(db, subscription, transfer, older)
+    return _tell(db, transfer, version, confirmations=None, payload_of=payload_of, now=now)
 
 
 def tell_confirmations(
     db: Database, transfer: Transfer, *, txid: Txid, confirmations: int, payload_of: PayloadOf, now: float
-) -> None:
-    """Tell how deep a transfer is, for each of the first six confirmations that was not told; where that is wanted."""
+) -> bool:
+    """Tell how deep a transfer is, for each of the first six confirmations that was not told; where that is wanted.
+
+    Returns:
+        Whether a message is due because of it.
+    """
     version = next(one for one in transfer.versions if one.txid == txid)
-    for number in range(transfer.told_confirmations + 1, min(confirmations, MOST_TOLD) + 1):
+    told = transfer.told_confirmations if transfer.told_txid == txid else 0
+    is_due = [
         _tell(db, transfer, version, confirmations=number, payload_of=payload_of, now=now)
-    transfers.save_told(db, transfer.transfer_id, confirmations)
+        for number in range(told + 1, min(confirmations, MOST_TOLD) + 1)
+    ]
+    transfers.save_told(db, transfer.transfer_id, txid, confirmations)
     transfers.save_trouble(db, transfer.transfer_id, "")
+    return any(is_due)
+
+
+def _subscription_of(db: Database, transfer: Transfer) -> Subscription | None:
+    forward = None if transfer.forward_id is None else forwards.load_forward(db, transfer.forward_id)
+    if forward is None or forward.subscription_id is None:
+        return None
+    return subscriptions.load_subscription(db, forward.subscription_id)
+
+
+def _withdraw(db: Database, subscription: Subscription, transfer: Transfer, version: Version) -> None:
+    for txid in {coin.outpoint.txid for coin in transfer.coins}:
+        held = outbox.load_message(db, subscription.subscription_id, _topic_of(txid, version, None))
+        if held is not None:
+            outbox.save_message(db, held[0], held[1].withdrawn())
+
+
+def _topic_of(txid: Txid, version: Version, confirmations: int | None) -> str:
+    return f"{hex_of(txid)}:{hex_of(version.txid)}:{confirmations or 0}"
 
 
 def _tell(
@@ -39,16 +90,19 @@ def _tell(
     confirmations: int | None,
     payload_of: PayloadOf,
     now: float,
-) -> None:
+) -> bool:
+    subscription = _subscription_of(db, transfer)
     forward = None if transfer.forward_id is None else forwards.load_forward(db, transfer.forward_id)
-    if forward is None or forward.subscription_id is None:
-        return
-    subscription = subscriptions.load_subscription(db, forward.subscription_id)
-    if subscription is None or (confirmations is not None and not forward.terms.tells_confirmations):
-        return
+    if forward is None or subscription is None or subscription.state not in LIVE:
+        return False
+    if confirmations is not None and not forward.terms.tells_confirmations:
+        return False
+    is_due = False
     for txid in dict.fromkeys(coin.outpoint.txid for coin in transfer.coins):
-        topic = f"{hex_of(txid)}:{hex_of(version.txid)}:{confirmations or 0}"
-        if outbox.load_message(db, subscription.subscription_id, topic) is not None:
+        topic = _topic_of(txid, version, confirmations)
+        held = outbox.load_message(db, subscription.subscription_id, topic)
+        if held is not None:  # a reorg may have brought the older version back
+            outbox.save_message(db, held[0], held[1].restored(now=now))
             continue
         payload = payload_of(
             value_sat=version.value_sat,
@@ -59,3 +113,5 @@ def _tell(
             confirmations=confirmations,
         )
         outbox.add_message(db, subscription, Notice(topic=topic, payload=payload), baseline=b"", now=now)
+        is_due = True
+    return is_due

@@ -163,8 +163,12 @@ def keep_paid(db: Database, scripthash: ScriptHash) -> None:
 
 
 def is_taken(db: Database, address: Address) -> bool:
-    """Tell whether an address was given away before, of whatever supply."""
-    found = db.execute("SELECT 1 FROM issued_address WHERE scripthash = ? LIMIT 1", [address.scripthash])
+    """Tell whether an address was given away before, of whatever supply, or belongs to an account."""
+    found = db.execute(
+        "SELECT 1 FROM issued_address WHERE scripthash = ? UNION ALL"
+        " SELECT 1 FROM account_address WHERE scripthash = ? LIMIT 1",
+        [address.scripthash, address.scripthash],
+    )
     return found.fetchone() is not None
 
 

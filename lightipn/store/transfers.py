@@ -42,7 +42,7 @@ class Transfer:
 
     Args:
         forward_id: None for a sweep.
-        told_confirmations: how many of its confirmations were told.
+        told_txid, told_confirmations: which version was mined when it was told last, and how deep.
     """
 
     transfer_id: int
@@ -50,6 +50,7 @@ class Transfer:
     destination: str
     state: str
     trouble: str
+    told_txid: Txid | None
     told_confirmations: int
     coins: tuple[Coin, ...]
     versions: tuple[Version, ...]
@@ -109,18 +110,26 @@ def add_version(
 def load_open_transfers(db: Database) -> Sequence[Transfer]:
     """Return the transfers that are not deep in the chain yet."""
     rows = db.execute("SELECT transfer_id FROM transfer WHERE state = 'open' ORDER BY transfer_id").fetchall()
-    return [_load_transfer(db, row[0]) for row in rows]
+    return [load_transfer(db, row[0]) for row in rows]
+
+
+def has_unmined(db: Database) -> bool:
+    """Tell whether a transfer may need a version that pays more: nothing was told of its depth yet."""
+    found = db.execute("SELECT 1 FROM transfer WHERE state = 'open' AND told_txid IS NULL LIMIT 1")
+    return found.fetchone() is not None
 
 
 def load_transfers(db: Database, *, limit: int) -> Sequence[Transfer]:
     """Return transfers, newest first."""
     rows = db.execute("SELECT transfer_id FROM transfer ORDER BY transfer_id DESC LIMIT ?", [limit]).fetchall()
-    return [_load_transfer(db, row[0]) for row in rows]
+    return [load_transfer(db, row[0]) for row in rows]
 
 
-def _load_transfer(db: Database, transfer_id: int) -> Transfer:
+def load_transfer(db: Database, transfer_id: int) -> Transfer:
+    """Return a transfer, which must be there."""
     row = db.execute(
-        "SELECT forward_id, destination, state, trouble, told_confirmations FROM transfer WHERE transfer_id = ?",
+        "SELECT forward_id, destination, state, trouble, told_txid, told_confirmations FROM transfer"
+        " WHERE transfer_id = ?",
         [transfer_id],
     ).fetchone()
     coins = db.execute(
@@ -139,7 +148,8 @@ def _load_transfer(db: Database, transfer_id: int) -> Transfer:
         destination=row[1],
         state=row[2],
         trouble=row[3],
-        told_confirmations=row[4],
+        told_txid=None if row[4] is None else Txid(row[4]),
+        told_confirmations=row[5],
         coins=tuple(
             Coin(
                 outpoint=Outpoint(Txid(coin[0]), coin[1]),
@@ -179,9 +189,12 @@ def save_trouble(db: Database, transfer_id: int, trouble: str) -> None:
     )
 
 
-def save_told(db: Database, transfer_id: int, confirmations: int) -> None:
-    """Record how many confirmations of a transfer were told."""
-    db.execute("UPDATE transfer SET told_confirmations = ? WHERE transfer_id = ?", [confirmations, transfer_id])
+def save_told(db: Database, transfer_id: int, txid: Txid, confirmations: int) -> None:
+    """Record which version was mined, and how deep it was told."""
+    db.execute(
+        "UPDATE transfer SET told_txid = ?, told_confirmations = ? WHERE transfer_id = ?",
+        [txid, confirmations, transfer_id],
+    )
 
 
 def save_final(db: Database, transfer_id: int) -> None:
@@ -221,15 +234,26 @@ def is_coin_lost(db: Database, transfer: Transfer, coin: Coin) -> bool:
 # --- sweeps ---
 
 
-def add_sweep(db: Database, destination: str, *, now: int) -> None:
-    """Wish that whatever is left be passed on, of all input addresses together."""
-    db.execute("INSERT INTO sweep_wish (destination, wished_at) VALUES (?, ?)", [destination, now])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepWish:
+    """A wish to pass on what is left at deleted input addresses; ``is_all``: at active ones too."""
+
+    wish_id: int
+    destination: str
+    is_all: bool
 
 
-def load_sweep(db: Database) -> tuple[int, str] | None:
-    """Return the oldest wish for a sweep: its id and destination; None if there is none."""
-    row = db.execute("SELECT wish_id, destination FROM sweep_wish ORDER BY wish_id LIMIT 1").fetchone()
-    return (row[0], row[1]) if row else None
+def add_sweep(db: Database, destination: str, *, is_all: bool, now: int) -> None:
+    """Wish that what is left be passed on."""
+    db.execute(
+        "INSERT INTO sweep_wish (destination, is_all, wished_at) VALUES (?, ?, ?)", [destination, int(is_all), now]
+    )
+
+
+def load_sweep(db: Database) -> SweepWish | None:
+    """Return the oldest wish for a sweep, or None."""
+    row = db.execute("SELECT wish_id, destination, is_all FROM sweep_wish ORDER BY wish_id LIMIT 1").fetchone()
+    return SweepWish(wish_id=row[0], destination=row[1], is_all=bool(row[2])) if row else None
 
 
 def take_sweep(db: Database, wish_id: int) -> None:
@@ -242,4 +266,4 @@ def load_troubled(db: Database, *, limit: int) -> Sequence[Transfer]:
     rows = db.execute(
         "SELECT transfer_id FROM transfer WHERE state = 'open' AND trouble != '' LIMIT ?", [limit]
     ).fetchall()
-    return [_load_transfer(db, row[0]) for row in rows]
+    return [load_transfer(db, row[0]) for row in rows]

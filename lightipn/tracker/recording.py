@@ -39,7 +39,8 @@ def record_delta(
         return False
     ledger_store.save_entries(db, delta.scripthash, delta.entries)
     changed = {entry.txid for entry in delta.entries}
-    transaction_store.save_transactions(db, [one for one in transactions if one.txid in changed], backgrounds)
+    if ledger_store.is_wanted_for_good(db, delta.scripthash):  # who merely looks something up fills no disk
+        transaction_store.save_transactions(db, [one for one in transactions if one.txid in changed], backgrounds)
     event_store.save_payment_events(db, delta.events, now=int(now))
     after = replace(payments, entries=payments.entries | {entry.txid: entry for entry in delta.entries})
     return reviews.review_payments(db, policies, after, tip_height=chain_store.load_tip_height(db), now=now)

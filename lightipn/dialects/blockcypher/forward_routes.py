@@ -1,6 +1,7 @@
 """Forwards: path → fields → service → answer; under both names that clients use."""
 
 from dataclasses import dataclass
+from decimal import Decimal
 
 import msgspec
 from starlette.responses import Response
@@ -59,7 +60,7 @@ class ForwardApi:
             url=asked.callback_url,
             process_address=asked.process_fees_address,
             process_sat=asked.process_fees_satoshis or None,
-            process_share=None if not asked.process_fees_percent else f"{asked.process_fees_percent:f}",
+            process_share=_share_of(asked.process_fees_percent),
             mining_fee_sat=asked.mining_fees_satoshis or None,
             tells_confirmations=asked.enable_confirmations,
         )
@@ -81,6 +82,11 @@ class ForwardApi:
         """Have a forward pass nothing more on."""
         await self.frame.service.forwards.remove(call.parts["id"], owner=call.owner)
         return Response(status_code=204)
+
+
+def _share_of(part: float | None) -> str | None:
+    """Return a part of the whole as the decimal number that was sent; a float never touches an amount."""
+    return None if not part else format(Decimal(repr(part)), "f")
 
 
 def _forward_json_of(shown: ShownForward, token: str) -> ForwardJson:

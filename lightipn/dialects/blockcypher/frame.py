@@ -38,8 +38,10 @@ class Call:
     url: str
 
     def text(self, name: str) -> str:
-        """Return a field as text; empty where it is not there."""
+        """Return a field as text; empty where it is not there, or is no text, number or truth value."""
         value = self.fields.get(name, "")
+        if not isinstance(value, str | int | float):
+            return ""
         return str(value).lower() if isinstance(value, bool) else str(value)
 
     def texts(self) -> dict[str, str]:

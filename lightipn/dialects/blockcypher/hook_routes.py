@@ -117,12 +117,19 @@ class HookApi:
 
     async def show(self, call: Call) -> Response:
         """Show a hook."""
+        return json_response(_hook_json_of(await self._hook_of(call), call.token))
+
+    async def _hook_of(self, call: Call) -> ShownHook:
+        """Return the hook that a path names; what calls back for a forward is none that its owner can manage."""
         found = await self.frame.service.hooks.show(call.parts["id"], owner=call.owner)
-        return json_response(_hook_json_of(found, call.token))
+        if wire.decode_terms(found.hook.terms).event is Event.FORWARD:
+            raise RequestError("there is no such hook", code="not-found", status_hint=404)
+        return found
 
     async def remove(self, call: Call) -> Response:
         """Remove a hook."""
-        await self.frame.service.hooks.remove(call.parts["id"], owner=call.owner)
+        found = await self._hook_of(call)
+        await self.frame.service.hooks.remove(found.hook.hook_id, owner=call.owner)
         return Response(status_code=204)
 
     async def signing_key(self, request: Request) -> Response:
@@ -202,7 +209,9 @@ def _terms_of(asked: HookRequest) -> HookTerms:
     event = wire.event_of(asked.event)
     confirmations = wire.DEFAULT_CONFIRMATIONS if asked.confirmations is None else asked.confirmations
     if event is Event.CONFIRMATION and not 1 <= confirmations <= wire.MOST_CONFIRMATIONS:
-        raise RequestError(f"confirmations is {confirmations}, want 1 to {wire.MOST_CONFIRMATIONS}", code="bad-number")
+        raise RequestError(
+            f"confirmations is {str(confirmations)[:20]}, want 1 to {wire.MOST_CONFIRMATIONS}", code="bad-number"
+        )
     confidence = wire.DEFAULT_CONFIDENCE if asked.confidence is None else asked.confidence
     if event is Event.CONFIDENCE and not 0 < confidence < 1:
         raise RequestError(f"confidence is {confidence}, want a number between 0 and 1", code="bad-number")

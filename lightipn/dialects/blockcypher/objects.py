@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from lightipn.bitcoin.address import address_of
-from lightipn.bitcoin.hashes import BlockHash, Txid, hex_of
+from lightipn.bitcoin.hashes import Txid, hex_of
 from lightipn.bitcoin.header import BlockHeader
 from lightipn.bitcoin.network import Network
 from lightipn.bitcoin.transaction import TxInput, TxOutput, details_of
@@ -294,8 +294,3 @@ def block_json_of(header: BlockHeader, height: int, network: Network, *, event: 
         mrkl_root=hex_of(header.merkle_root),
         event=event or msgspec.UNSET,
     )
-
-
-def block_hash_text(block_hash: BlockHash | None) -> str | None:
-    """Print a block hash that may not be there."""
-    return None if block_hash is None else hex_of(block_hash)

@@ -162,12 +162,19 @@ class _View:
         )
 
     def double_spends(self) -> Review:
-        """Each payment that was lost to another transaction since the hook was made."""
+        """Each payment to the address that was lost to another transaction since the hook was made.
+
+        What the address itself sends may be replaced by its owner, who raises a fee: that is no double spend of his.
+        """
         since = self._subscription.created_at
         return _review_of(
             self._notice(f"{hex_of(entry.txid)}:{hex_of(entry.state.by_txid)}", entry)
             for entry in self._payments.entries.values()
-            if isinstance(entry.state, Replaced) and entry.gone_at is not None and entry.gone_at >= since
+            if isinstance(entry.state, Replaced)
+            and entry.net_sat > 0
+            and entry.gone_at is not None
+            and entry.gone_at >= since
+            and self._subscription.is_in_time(entry)
         )
 
     def confidences(self, threshold: float) -> Review:

@@ -215,7 +215,7 @@ class ReadApi:
         if not raw:
             raise RequestError("tx is missing", code="missing-parameter")
         pushed = await self.frame.service.transactions.push(raw)
-        known = await self.frame.service.transactions.with_inputs(pushed)
+        known = await self.frame.service.transactions.with_inputs_if_any(pushed)
         place = objects.PlaceJson(received_at=int(self.clock()), confirmations=0)
         page = objects.Page(url=f"{call.url}/txs/{hex_of(pushed.txid)}")
         shown = objects.transaction_json_of(

@@ -4,7 +4,7 @@ import base64
 import enum
 import hashlib
 from email.utils import formatdate
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
@@ -28,6 +28,10 @@ from lightipn.outbox.subscriptions import Subscription
 
 DEFAULT_CONFIRMATIONS, MOST_CONFIRMATIONS = 6, 10
 DEFAULT_CONFIDENCE = 0.99
+# What is sent as it is; all else is percent-encoded (URL standard: path and query percent-encode sets).
+_PRINTABLE = {chr(number) for number in range(0x21, 0x7F)}
+_SAFE_IN_PATH = "".join(_PRINTABLE - set('"#<>?`{}'))
+_SAFE_IN_QUERY = "".join(_PRINTABLE - set('"#<>'))
 
 
 class Event(enum.Enum):
@@ -200,6 +204,21 @@ def body_of(
     return msgspec.json.encode(transaction_json_of(where, contents, seed))
 
 
+def target_of(url: str) -> str:
+    """Return the request target of a URL as httpx sends it: what is signed must be what goes over the wire."""
+    parts = urlsplit(url)
+    kept: list[str] = []
+    for part in parts.path.split("/"):
+        if part == "..":
+            if kept not in ([], [""]):
+                kept.pop()
+        elif part != ".":
+            kept.append(part)
+    path = quote("/".join(kept), safe=_SAFE_IN_PATH) or "/"
+    has_query = "?" in url.partition("#")[0]
+    return f"{path}?{quote(parts.query, safe=_SAFE_IN_QUERY)}" if has_query else path
+
+
 def headers_of(event: Event, hook: HookFacts, url: str, body: bytes, *, message_id: str, now: float) -> dict[str, str]:
     """Return a webhook's headers, with a signature over the request and one over the body alone.
 
@@ -209,8 +228,7 @@ def headers_of(event: Event, hook: HookFacts, url: str, body: bytes, *, message_
     Source:
         draft-cavage-http-signatures-12 (``Signature``); RFC 3230 (``Digest``).
     """
-    parts = urlsplit(url)
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    target = target_of(url)
     digest = "SHA-256=" + base64.b64encode(hashlib.sha256(body).digest()).decode()
     date = formatdate(now, usegmt=True)
     signed = f"(request-target): post {target}\ndigest: {digest}\ndate: {date}"

@@ -39,6 +39,7 @@ CREATE TABLE deposit (
     credited_sat INTEGER NOT NULL,
     seen_at INTEGER NOT NULL,
     block_hash BLOB,
+    height INTEGER,
     replaced_by BLOB,
     wake_height INTEGER,
     PRIMARY KEY (account_id, scripthash, txid)

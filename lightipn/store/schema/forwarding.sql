@@ -25,13 +25,14 @@ CREATE INDEX forward_wake ON forward (wake_height) WHERE wake_height IS NOT NULL
 CREATE INDEX forward_held ON forward (hold_reason) WHERE hold_reason != '';
 
 -- Coins that are passed on together; forever, unless one of them ceases to exist. forward_id: NULL for a sweep.
--- state: 'open' until it is deep in the chain; 'void' once a coin is gone.
+-- told_confirmations: of told_txid, the version that was mined. state: 'open' until it is deep in the chain; 'void' once a coin is gone.
 CREATE TABLE transfer (
     transfer_id INTEGER PRIMARY KEY AUTOINCREMENT,
     forward_id TEXT REFERENCES forward (forward_id),
     destination TEXT NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('open', 'final', 'void')),
     trouble TEXT NOT NULL DEFAULT '',
+    told_txid BLOB,
     told_confirmations INTEGER NOT NULL DEFAULT 0,
     created_at INTEGER NOT NULL
 ) STRICT;
@@ -54,19 +55,20 @@ CREATE INDEX transfer_coin_transfer ON transfer_coin (transfer_id);
 CREATE TABLE transfer_version (
     version_id INTEGER PRIMARY KEY AUTOINCREMENT,
     transfer_id INTEGER NOT NULL REFERENCES transfer (transfer_id),
-    txid BLOB NOT NULL UNIQUE,
+    txid BLOB NOT NULL,
     raw BLOB NOT NULL,
     fee_sat INTEGER NOT NULL,
     value_sat INTEGER NOT NULL,
     signed_height INTEGER NOT NULL,
     broadcast_at INTEGER,
-    created_at INTEGER NOT NULL
+    created_at INTEGER NOT NULL,
+    UNIQUE (transfer_id, txid)
 ) STRICT;
-CREATE INDEX transfer_version_transfer ON transfer_version (transfer_id);
 
--- A wish of the operator's: pass on whatever is left, of all addresses together.
+-- A wish of the operator's: pass on whatever is left at deleted addresses together; is_all: at active ones too.
 CREATE TABLE sweep_wish (
     wish_id INTEGER PRIMARY KEY AUTOINCREMENT,
     destination TEXT NOT NULL,
+    is_all INTEGER NOT NULL,
     wished_at INTEGER NOT NULL
 ) STRICT;

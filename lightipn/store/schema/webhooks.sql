@@ -52,6 +52,7 @@ CREATE TABLE hook (
 ) STRICT;
 CREATE INDEX hook_owner ON hook (owner);
 CREATE INDEX hook_wallet ON hook (wallet_id) WHERE wallet_id IS NOT NULL;
+CREATE INDEX hook_suspended ON hook (suspended_at) WHERE suspended_at IS NOT NULL;
 CREATE INDEX hook_probe ON hook (probe_at) WHERE probe_at IS NOT NULL;
 
 ALTER TABLE subscription ADD COLUMN hook_id TEXT;
