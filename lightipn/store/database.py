@@ -221,8 +221,10 @@ def _finish(group: list[_Job[Any]]) -> None:
 
 def _translated(error: Exception) -> Exception:
     """Turn SQLite's errors into ours; leave all others alone."""
-    if not isinstance(error, sqlite3.Error) or isinstance(error, sqlite3.IntegrityError):
-        return error  # a broken constraint is a bug in one caller, and no reason to stop the process
+    if not isinstance(error, sqlite3.Error):
+        return error
+    if isinstance(error, sqlite3.IntegrityError):  # a bug in one caller, and no reason to stop the process
+        return AssertionError(f"a change broke a rule of the database ({error})")
     code = getattr(error, "sqlite_errorcode", None)
     match code:
         case sqlite3.SQLITE_FULL:
