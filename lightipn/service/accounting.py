@@ -14,12 +14,12 @@ from lightipn.service.ground import Ground, Instant
 from lightipn.service.hooking import Hooks
 from lightipn.service.owners import check_owner
 from lightipn.service.supplying import MOST_GAP_LIMIT, Supplies
-from lightipn.store import accounts
+from lightipn.store import accounts, audit, deposits, movements
 from lightipn.store.accounts import Account as Account  # what routes are answered with: they may not see the store
 from lightipn.store.accounts import AccountAddress as AccountAddress
-from lightipn.store.accounts import RecordedDeposit as RecordedDeposit
-from lightipn.store.accounts import RecordedMovement as RecordedMovement
 from lightipn.store.database import Database
+from lightipn.store.deposits import RecordedDeposit as RecordedDeposit
+from lightipn.store.movements import RecordedMovement as RecordedMovement
 
 MOST_CONFIRMATIONS = 1000
 MOST_REFERENCE_CHARS = 100
@@ -189,7 +189,7 @@ class Accounts:
             RequestError: 404 ``unknown-account``.
         """
         return await self._store.read(
-            lambda db: accounts.load_deposits(db, _load(db, owner, name).account_id, limit=limit)
+            lambda db: deposits.load_deposits(db, _load(db, owner, name).account_id, limit=limit)
         )
 
     async def movements(self, name: str, *, owner: str, limit: int) -> Sequence[RecordedMovement]:
@@ -199,7 +199,7 @@ class Accounts:
             RequestError: 404 ``unknown-account``.
         """
         return await self._store.read(
-            lambda db: accounts.load_movements(db, _load(db, owner, name).account_id, limit=limit)
+            lambda db: movements.load_movements(db, _load(db, owner, name).account_id, limit=limit)
         )
 
     async def adjust(self, name: str, *, owner: str, amount_sat: int, reference: str) -> RecordedMovement:
@@ -233,7 +233,7 @@ class Accounts:
 
         def work(db: Database) -> RecordedMovement:
             account = _load(db, owner, name)
-            booked = accounts.load_adjustment(db, account.account_id, reference)
+            booked = movements.load_adjustment(db, account.account_id, reference)
             if booked is None:
                 if account.balance_sat + amount_sat < min(0, account.balance_sat):
                     raise RequestError(
@@ -245,8 +245,8 @@ class Accounts:
                     raise RequestError(
                         "the balance would be more than all coins there can be", code="bad-amount", status_hint=409
                     )
-                accounts.add_movement(db, account.account_id, movement, reference=reference, now=now)
-                booked = accounts.load_adjustment(db, account.account_id, reference)
+                movements.add_movement(db, account.account_id, movement, reference=reference, now=now)
+                booked = movements.load_adjustment(db, account.account_id, reference)
                 assert booked is not None  # it was written just now
             elif booked.movement.amount_sat != amount_sat:
                 raise RequestError(
@@ -263,7 +263,7 @@ class Accounts:
 
         def work(db: Database) -> list[Audit]:
             return [
-                Audit(account=account, flaws=accounts.find_flaws(db, account)) for account in accounts.load_accounts(db)
+                Audit(account=account, flaws=audit.find_flaws(db, account)) for account in accounts.load_accounts(db)
             ]
 
         return await self._store.read(work)

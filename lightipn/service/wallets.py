@@ -1,12 +1,13 @@
 """Wallets: groups of addresses with a name, which hooks may be about."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from lightipn.bitcoin.address import Address, parse_address
 from lightipn.bitcoin.extended_key import descriptor_of
 from lightipn.errors import RequestError
+from lightipn.ledger.entries import GONE, LedgerEntry
 from lightipn.service.ground import Ground, Instant
 from lightipn.service.hooking import Hooks, load_named_wallet
 from lightipn.service.owners import check_owner
@@ -94,6 +95,19 @@ class Wallets:
             RequestError: 404 ``unknown-wallet``.
         """
         return await self._store.read(lambda db: _shown(db, _load(db, owner, name, is_derived)))
+
+    async def entries_of(self, shown: ShownWallet) -> Mapping[str, Sequence[LedgerEntry]]:
+        """Return the payments of a wallet's addresses that stand, as far as they are known; nobody is asked."""
+
+        def work(db: Database) -> dict[str, list[LedgerEntry]]:
+            found = {}
+            for member in shown.addresses:
+                payments = ledger.load_payments(db, member.scripthash)
+                entries = [] if payments is None else payments.entries.values()
+                found[member.address] = [entry for entry in entries if not isinstance(entry.state, GONE)]
+            return found
+
+        return await self._store.read(work)
 
     async def add_addresses(self, name: str, addresses: Sequence[str], *, owner: str, dialect: str) -> ShownWallet:
         """Add addresses to a wallet; its hooks are about them from now on.

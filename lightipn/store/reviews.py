@@ -14,7 +14,7 @@ from lightipn.ledger.entries import ScriptPayments
 from lightipn.outbox.messages import Message, MessageState
 from lightipn.outbox.policy import Block, BlockPolicy, Notice, Policy, Review
 from lightipn.outbox.subscriptions import LIVE, Subscription, SubscriptionState
-from lightipn.store import accounts, chain, forwards, hooks, ledger, outbox, subscriptions, transactions
+from lightipn.store import chain, deposits, forwards, hooks, ledger, outbox, subscriptions, transactions
 from lightipn.store.hooks import Hook
 from lightipn.store.outbox import WOKEN_PAGE
 
@@ -114,7 +114,7 @@ def review_payments(
     db: Database, policies: Mapping[str, Policy], payments: ScriptPayments, *, tip_height: int, now: float
 ) -> bool:
     """Do the same with payments that the caller holds already; accounts and forwards move with them."""
-    accounts.settle_script(db, payments, tip_height=tip_height, now=int(now))
+    deposits.settle_script(db, payments, tip_height=tip_height, now=int(now))
     forwards.note_payments(db, payments, tip_height=tip_height)
     watchers = subscriptions.load_subscriptions_of(db, payments.scripthash)
     due = [review_subscription(db, policies, watcher, payments, tip_height=tip_height, now=now) for watcher in watchers]
@@ -142,7 +142,7 @@ def wake_for_tip(db: Database, policies: Mapping[str, Policy], *, now: float) ->
     is_due, is_more = outbox.wake_for_tip(db, chain.load_tip_number(db), now=now)
     tip_height = chain.load_tip_height(db)
     is_woken, is_more_woken = _review_woken(db, policies, tip_height=tip_height, now=now)
-    is_more_settled = accounts.settle_woken(db, tip_height=tip_height, now=int(now))
+    is_more_settled = deposits.settle_woken(db, tip_height=tip_height, now=int(now))
     return is_due or is_woken, is_more or is_more_woken or is_more_settled
 
 

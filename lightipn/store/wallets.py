@@ -109,10 +109,10 @@ def remove_address(db: Database, wallet_id: int, address: str) -> bool:
 
 
 def load_wallet_addresses(db: Database, wallet_id: int) -> Sequence[WalletAddress]:
-    """Return a wallet's addresses, in the order in which they were derived."""
+    """Return a wallet's addresses, in the order in which they were derived, or given."""
     rows = db.execute(
         "SELECT address, scripthash, subchain, address_index FROM wallet_address WHERE wallet_id = ?"
-        " ORDER BY subchain, address_index, added_at, address",
+        " ORDER BY subchain, address_index, rowid",
         [wallet_id],
     ).fetchall()
     return [WalletAddress(address=row[0], scripthash=ScriptHash(row[1]), subchain=row[2], index=row[3]) for row in rows]

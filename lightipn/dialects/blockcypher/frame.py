@@ -78,6 +78,18 @@ class Frame:
             for slash in ("", "/")
         ]
 
+    def nothing_here(self) -> list[Route]:
+        """Return the route of everything else below the chain's path; it stands behind all others."""
+        answer = self.answering(self._refuse_path)
+        methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+        return [route_of("/v1/btc/{network}/{rest:path}", answer, methods)]
+
+    async def _refuse_path(self, request: Request) -> Response:
+        self.check_network(request)
+        raise RequestError(
+            f"there is nothing at this path that takes {request.method}", code="unknown-path", status_hint=404
+        )
+
     def answering(self, endpoint: Endpoint) -> Endpoint:
         """Have an endpoint answer refusals in the dialect's shape."""
         return in_shape(endpoint, lambda error: answers.ErrorJson(str(error)))

@@ -163,7 +163,18 @@ class HookApi:
 
     async def show_wallet(self, is_derived: bool, call: Call) -> Response:
         """Show a wallet with its addresses."""
-        found = await self.frame.service.wallets.show(call.parts["name"], owner=call.owner, is_derived=is_derived)
+        wallets = self.frame.service.wallets
+        found = await wallets.show(call.parts["name"], owner=call.owner, is_derived=is_derived)
+        used, is_zero = _choice_of(call, "used"), _choice_of(call, "zerobalance")
+        if used is not None or is_zero is not None:
+            entries = await wallets.entries_of(found)
+            chosen = [
+                one
+                for one in found.addresses
+                if used in (None, bool(entries[one.address]))
+                and is_zero in (None, sum(entry.net_sat for entry in entries[one.address]) == 0)
+            ]
+            found = ShownWallet(wallet=found.wallet, addresses=chosen)
         return json_response(wallet_json_of(found, call.token))
 
     async def add_addresses(self, call: Call) -> Response:
@@ -203,6 +214,11 @@ class DeriveRequest(msgspec.Struct, kw_only=True, frozen=True):
 
     count: int = 1
     subchain_index: int | None = None
+
+
+def _choice_of(call: Call, name: str) -> bool | None:
+    """Read a truth value that may be left out."""
+    return {"true": True, "false": False}.get(call.text(name).lower())
 
 
 def _terms_of(asked: HookRequest) -> HookTerms:

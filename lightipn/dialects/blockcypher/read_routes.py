@@ -21,7 +21,9 @@ from lightipn.dialects.blockcypher.requests import PushRequest, batch_of, read_a
 from lightipn.errors import RequestError
 from lightipn.ledger.entries import GONE, LedgerEntry, Replaced
 from lightipn.service.hooking import MOST_HOOKS
+from lightipn.service.lookups import KnownPayments
 from lightipn.service.transactions import PlacedTransaction
+from lightipn.service.wallets import ShownWallet
 
 DEFAULT_REFS, MOST_REFS = 200, 2000
 DEFAULT_TRANSACTIONS, MOST_TRANSACTIONS = 10, 50
@@ -111,11 +113,14 @@ class ReadApi:
         known = await self.frame.service.lookups.payments(address)
         return answers.address_json_of(address.text, answers.balance_json_of(known.payments.entries.values()))
 
-    async def _wallet_balance(self, call: Call, name: str, refusal: RequestError) -> object:
+    async def _wallet_of(self, call: Call, name: str, refusal: RequestError) -> ShownWallet:
         try:
-            shown = await self.frame.service.wallets.show(name, owner=call.owner)
+            return await self.frame.service.wallets.show(name, owner=call.owner)
         except RequestError:
             raise refusal from None  # most likely it was meant to be an address
+
+    async def _wallet_balance(self, call: Call, name: str, refusal: RequestError) -> object:
+        shown = await self._wallet_of(call, name, refusal)
         entries: list[LedgerEntry] = []
         for member in shown.addresses:
             known = await self.frame.service.lookups.payments(self._address_of(member.address))
@@ -125,29 +130,45 @@ class ReadApi:
         return answers.WalletBalanceJson(wallet=wallet, **msgspec.structs.asdict(balance))
 
     async def address(self, call: Call, asked: str) -> object:
-        """Show an address with its inputs and outputs, newest first."""
-        address = self._address_of(asked)
+        """Show an address, or the addresses of a wallet together, with inputs and outputs, newest first."""
         wish = _ref_wish_of(call.texts())
-        known = await self.frame.service.lookups.payments(address)
-        entries = list(known.payments.entries.values())
-        shows_confidence = _is_true(call, "includeConfidence")
-        confirmed, unconfirmed = answers.refs_of(
-            entries,
-            script=address.script if _is_true(call, "includeScript") else None,
-            tip_height=known.tip_height,
-            times=await self.frame.service.transactions.times_of(entries),
-            confidences=await self.frame.service.transactions.confidences_of(entries) if shows_confidence else {},
-        )
+        try:
+            addresses, name = [self._address_of(asked)], ""
+        except RequestError as refusal:
+            wallet, name = await self._wallet_of(call, asked, refusal), asked
+            addresses = [self._address_of(member.address) for member in wallet.addresses]
+        entries: list[LedgerEntry] = []
+        confirmed: list[answers.TxRefJson] = []
+        unconfirmed: list[answers.TxRefJson] = []
+        for address in addresses:
+            known = await self.frame.service.lookups.payments(address)
+            more = list(known.payments.entries.values())
+            refs = await self._refs_of(call, address, known)
+            entries, confirmed, unconfirmed = entries + more, confirmed + refs[0], unconfirmed + refs[1]
+        confirmed.sort(key=lambda ref: -ref.block_height)
         chosen = answers.chosen_of(confirmed, wish)
         pending = [] if wish.confirmations else answers.chosen_of(unconfirmed, wish)
         shown = chosen[: wish.limit]
         return answers.address_json_of(
-            address.text,
-            answers.balance_json_of(entries),
+            name or addresses[0].text,
+            answers.wallet_balance_of(entries) if name else answers.balance_json_of(entries),
             tx_url=f"{call.url}/txs/",
             txrefs=shown or msgspec.UNSET,
             unconfirmed_txrefs=pending[: wish.limit] or msgspec.UNSET,
             hasMore=True if len(chosen) > len(shown) else msgspec.UNSET,
+        )
+
+    async def _refs_of(
+        self, call: Call, address: Address, known: KnownPayments
+    ) -> tuple[list[answers.TxRefJson], list[answers.TxRefJson]]:
+        entries = list(known.payments.entries.values())
+        transactions = self.frame.service.transactions
+        return answers.refs_of(
+            entries,
+            script=address.script if _is_true(call, "includeScript") else None,
+            tip_height=known.tip_height,
+            times=await transactions.times_of(entries),
+            confidences=await transactions.confidences_of(entries) if _is_true(call, "includeConfidence") else {},
         )
 
     async def full(self, call: Call, asked: str) -> object:

@@ -38,4 +38,5 @@ def blockcypher_routes(
         *ReadApi(frame=frame, connected=connected, clock=clock).routes(),
         *ForwardApi(frame=frame).routes(),
         *Inbox(frame=frame, public_key=webhook_key).routes(),
+        *frame.nothing_here(),
     ]

@@ -32,7 +32,7 @@ CREATE TABLE wallet_address (
     address_index INTEGER,
     added_at INTEGER NOT NULL,
     PRIMARY KEY (wallet_id, address)
-) STRICT, WITHOUT ROWID;
+) STRICT;
 CREATE INDEX wallet_address_scripthash ON wallet_address (scripthash);
 
 -- A hook is one subscription for each of its addresses. errors: messages that failed all quick tries; suspended_at: when
