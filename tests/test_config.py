@@ -5,14 +5,19 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from lightipn.bitcoin.network import MAINNET, REGTEST, TESTNET4
 from lightipn.config import (
+    AccountsConfig,
     ApiConfig,
+    BlockcypherConfig,
     CallbackConfig,
     Config,
     DeliveryConfig,
     ElectrumConfig,
+    ForwardingConfig,
     IpnConfig,
     LogConfig,
     load_config,
@@ -21,9 +26,16 @@ from lightipn.config_keys import KEYS, example_text
 from lightipn.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
+ADDRESS = "bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080"
 ONION = f"{'a' * 56}.onion"
 FINGERPRINT = "0123456789abcdef" * 4
 TPUB = "tpubDC5FSnBiZDMmhiuCmWAYsLwgLYrrT9rAqvTySfuCCrgsWz8wxMXUS9Tb9iVMvcRbvFcAHGkMD5Kx8koh4GquNGNTfohfk7pgjhaPCdXpoba"
+PUBLIC_KEY = (ROOT / "lightipn" / "data" / "blockcypher.pem").read_text("ascii")
+OTHER_CURVE = (
+    ec.derive_private_key(7, ec.SECP256K1())
+    .public_key()
+    .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+)
 DEFAULTS = Config(
     network=MAINNET,
     backend="electrum",
@@ -43,6 +55,17 @@ DEFAULTS = Config(
     delivery=DeliveryConfig(timeout_s=15.0, max_in_flight=64, max_in_flight_per_host=8, allow_networks=(), proxy=""),
     ipn=IpnConfig(xpub="", auth_token="", confirmations=3, max_retry_interval_s=3600.0),
     callback=CallbackConfig(retries=3, retry_period_s=120.0, confirmations=3, zero_conf=False),
+    blockcypher=BlockcypherConfig(verify_signature=True, public_key=""),
+    accounts=AccountsConfig(credit_confirmations=2, inactive_after_days=90),
+    forwarding=ForwardingConfig(
+        seed_file=None,
+        master_address="",
+        confirmations=1,
+        max_fee_percent=10.0,
+        max_fee_rate=500.0,
+        fee_target_blocks=6,
+        bump_after_blocks=6,
+    ),
     log=LogConfig(level="info", format="auto"),
 )
 
@@ -109,6 +132,9 @@ def test_what_the_example_shows_is_a_good_value() -> None:
         "delivery.proxy",
         "dialects.ipn.xpub",
         "dialects.ipn.auth_token_file",
+        "dialects.blockcypher.public_key_file",
+        "forwarding.seed_file",
+        "forwarding.master_address",
     }
     text = f'[api]\npublic_url = "{shown["api.public_url"]}"\n'
     text += f'[electrum]\nproxy = "{shown["electrum.proxy"]}"\n'
@@ -163,6 +189,17 @@ CHANGES = {
     "dialects.callback.retry_period_s": ("1.5", "1.5", 1.5),
     "dialects.callback.confirmations": ("6", "6", 6),
     "dialects.callback.zero_conf": ("true", "true", True),
+    "dialects.blockcypher.verify_signature": ("false", "false", False),
+    "dialects.blockcypher.public_key_file": ('"webhooks.pem"', "webhooks.pem", PUBLIC_KEY),
+    "accounts.credit_confirmations": ("6", "6", 6),
+    "accounts.inactive_after_days": ("0", "0", 0),
+    "forwarding.seed_file": ('"forwarding.seed"', "forwarding.seed", Path("forwarding.seed")),
+    "forwarding.master_address": (f'"{ADDRESS}"', ADDRESS, ADDRESS),
+    "forwarding.confirmations": ("3", "3", 3),
+    "forwarding.max_fee_percent": ("2.5", "2.5", 2.5),
+    "forwarding.max_fee_rate": ("50", "50", 50.0),
+    "forwarding.fee_target_blocks": ("2", "2", 2),
+    "forwarding.bump_after_blocks": ("12", "12", 12),
     "log.level": ('"debug"', "debug", "debug"),
     "log.format": ('"json"', "json", "json"),
 }
@@ -170,8 +207,8 @@ CHANGES = {
 
 def test_every_dialect_may_be_open_to_callers_without_a_key() -> None:
     """Each dialect may be named, alone or beside the others, as one that needs no key."""
-    named = ("ipn", "callback", "receive")
-    assert load('[api]\nanonymous = ["ipn", "callback", "receive"]').api.anonymous == named
+    named = ("ipn", "callback", "receive", "blockcypher")
+    assert load('[api]\nanonymous = ["ipn", "callback", "receive", "blockcypher"]').api.anonymous == named
     assert load("", LIGHTIPN_API_ANONYMOUS="receive").api.anonymous == ("receive",)
 
 
@@ -181,7 +218,7 @@ def value_in(config: Config, path: str) -> object:
     if not section:
         return getattr(config, name)
     part = getattr(config, section.removeprefix("dialects."))
-    return getattr(part, {"auth_token_file": "auth_token"}.get(name, name))
+    return getattr(part, {"auth_token_file": "auth_token", "public_key_file": "public_key"}.get(name, name))
 
 
 def text_of(path: str, value: str) -> str:
@@ -200,6 +237,7 @@ def test_tests_know_every_key() -> None:
 def test_file_changes_a_key(path: str) -> None:
     """What the file says takes the default's place, and nothing else changes."""
     Path("token.txt").write_text("s3cret\n")
+    Path("webhooks.pem").write_text(PUBLIC_KEY)
     written, _, expected = CHANGES[path]
     config = load(text_of(path, written))
     assert value_in(config, path) == expected
@@ -211,6 +249,7 @@ def test_file_changes_a_key(path: str) -> None:
 def test_environment_overrides_a_key(path: str) -> None:
     """What the environment says takes the file's place."""
     Path("token.txt").write_text("s3cret\n")
+    Path("webhooks.pem").write_text(PUBLIC_KEY)
     _, text, expected = CHANGES[path]
     variable = "LIGHTIPN_" + path.replace(".", "_").upper()
     environment = {variable: text} | ({} if path == "network" else {"LIGHTIPN_NETWORK": "regtest"})
@@ -220,17 +259,13 @@ def test_environment_overrides_a_key(path: str) -> None:
         assert value_in(load(text_of(path, wrong), **environment), path) == expected
 
 
+BOOLEANS = ("electrum.allow_plaintext", "dialects.callback.zero_conf", "dialects.blockcypher.verify_signature")
 WRONG_TYPES = ["{ a = 1 }", "1979-05-27", "[[1]]", "true", "nan", "-1"]
 
 
 @pytest.mark.parametrize(
     ("path", "value"),
-    [
-        (path, value)
-        for path in CHANGES
-        for value in WRONG_TYPES
-        if value != "true" or path not in ("electrum.allow_plaintext", "dialects.callback.zero_conf")
-    ],
+    [(path, value) for path in CHANGES for value in WRONG_TYPES if value != "true" or path not in BOOLEANS],
 )
 def test_wrong_type_is_named_with_its_key(path: str, value: str) -> None:
     """A value of the wrong type is one problem, with the key's path."""
@@ -305,6 +340,15 @@ RANGES = [
     ("dialects.callback.confirmations", "1001"),
     ("dialects.callback.zero_conf", "1"),
     ("dialects.callback.zero_conf", '"yes"'),
+    ("dialects.blockcypher.verify_signature", '"yes"'),
+    ("dialects.blockcypher.verify_signature", "0"),
+    ("dialects.blockcypher.public_key_file", '"missing.pem"'),
+    ("dialects.blockcypher.public_key_file", '"."'),
+    ("accounts.credit_confirmations", "0"),
+    ("accounts.credit_confirmations", "1001"),
+    ("accounts.credit_confirmations", "1.5"),
+    ("accounts.inactive_after_days", "36501"),
+    ("accounts.inactive_after_days", "0.5"),
     ("log.level", '"loud"'),
     ("log.format", '"xml"'),
 ]
@@ -337,6 +381,34 @@ def test_wrong_value_is_named_with_its_key(path: str, value: str) -> None:
 def test_what_is_not_a_key_is_named(text: str, problem: str) -> None:
     """A typing error in a key or a section is a problem, never ignored."""
     assert problems_of(text) == [problem]
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"secret", id="no PEM"),
+        pytest.param("clé secrète".encode(), id="not ASCII"),
+        pytest.param(PUBLIC_KEY.replace("PUBLIC", "PRIVATE").encode(), id="no public key"),
+        pytest.param(OTHER_CURVE, id="of another curve"),
+        pytest.param((PUBLIC_KEY[:60] + PUBLIC_KEY[70:]).encode(), id="cut"),
+    ],
+)
+def test_file_that_holds_no_public_key_is_a_problem(contents: bytes) -> None:
+    """A key that could check no signature is refused when the service starts, and what the file holds is not shown."""
+    Path("webhooks.pem").write_bytes(contents)
+    (problem,) = problems_of('[dialects.blockcypher]\npublic_key_file = "webhooks.pem"')
+    assert problem.startswith("dialects.blockcypher.public_key_file: ")
+    assert "secr" not in problem
+
+
+def test_blockcyphers_own_variable_says_whether_signatures_are_checked() -> None:
+    """The variable of the services that take BlockCypher's webhooks is understood, and stands above the file."""
+    text = "[dialects.blockcypher]\nverify_signature = true\n"
+    assert not load(text, VERIFY_BLOCKCYPHER_SIGNATURE="false").blockcypher.verify_signature
+    assert load("", VERIFY_BLOCKCYPHER_SIGNATURE="true").blockcypher.verify_signature
+    (problem,) = problems_of("", VERIFY_BLOCKCYPHER_SIGNATURE="perhaps")
+    assert "VERIFY_BLOCKCYPHER_SIGNATURE" in problem
 
 
 def test_several_problems_are_named_at_once() -> None:

@@ -12,12 +12,18 @@ from lightipn.bitcoin.network import REGTEST
 from lightipn.chain.history import UNKNOWN, Status
 from lightipn.outbox.subscriptions import SubscriptionState
 from lightipn.simulator import forge
+from lightipn.store import accounts as account_store
+from lightipn.store import hooks as hook_store
 from lightipn.store import ledger as ledger_store
 from lightipn.store import subscriptions as subscription_store
-from lightipn.store.database import Store, open_store
+from lightipn.store.database import Database, Store, open_store
 from lightipn.store.ledger import WatchChange
-from lightipn.upkeep import HOUSEKEEPING_S, WatchKeeper, keep_house
+from lightipn.upkeep import HOUSEKEEPING_S, RETIRED_PAGE, WatchKeeper, keep_house, retire_addresses
+from tests.builders import confirmed, entry_of
+from tests.store.account_rows import DEPTH, account_in, open_account, sums_in
 from tests.store.plain_dialect import POLICIES
+from tests.store.rows import NOW, TIP, claim, pay, regtest_address
+from tests.store.tips import grow, stand_at_tip, wake
 
 
 class NotedSource:
@@ -140,3 +146,131 @@ async def test_house_is_kept_again_and_again(
     assert [one.ended_at for one in found] == [None, None]
     watches = await store.read(ledger_store.load_watches)
     assert [scripthash for scripthash, _ in watches] == [ADDRESS.scripthash]
+
+
+# --- addresses that nobody pays ----------------------------------------------------------------------------------
+
+
+def give_hooks(db: Database, *numbers: int) -> None:
+    """Make an account at a tip; each of its addresses has a hook of its own."""
+    stand_at_tip(db)
+    account = open_account(db)
+    for number in numbers:
+        address = regtest_address(number)
+        url = f"http://shop.example/{number}"
+        hook = hook_store.add_hook(
+            db, owner="shop", address=address.text, wallet_id=None, url=url, terms=b"1", private_key="k", now=NOW
+        )
+        subscription_store.save_subscription(
+            db,
+            dialect="plain",
+            owner="shop",
+            address=address,
+            url=url,
+            terms=b"1",
+            now=NOW,
+            since_height=TIP,
+            hook_id=hook.hook_id,
+        )
+        account_store.add_address(db, account, address, index=None, hook_ids=[hook.hook_id], now=NOW)
+
+
+def addresses_in(db: Database) -> dict[str, tuple[bool, int]]:
+    """Return the account's addresses: whether each is active, and how many hooks it has."""
+    found = account_store.load_addresses(db, account_in(db).account_id)
+    return {one.address: (one.is_active, len(one.hook_ids)) for one in found}
+
+
+def hooked_in(db: Database) -> set[str]:
+    """Return the addresses that there are hooks about."""
+    return {hook.address for hook in hook_store.load_hooks(db, owner="shop", limit=1000)}
+
+
+async def test_unused_address_loses_its_hooks(store: Store) -> None:
+    """Hooks of an address that nothing was paid to for long go, with their subscriptions; others stay."""
+    unused, used = (regtest_address(number).text for number in range(2))
+
+    def work(db: Database) -> int:
+        give_hooks(db, 0, 1)
+        pay(db, 1, entry_of(1, state=confirmed(TIP - 1)), now=NOW + 10)
+        return retire_addresses(db, before=NOW + 10)
+
+    assert await store.transact(work) == 1
+    assert await store.read(addresses_in) == {unused: (False, 0), used: (True, 1)}
+    assert await store.read(hooked_in) == {used}
+    left = await store.read(lambda db: list(subscription_store.load_subscriptions(db)))
+    assert {(one.address, one.state) for one in left if one.state is SubscriptionState.ACTIVE} == {
+        (used, SubscriptionState.ACTIVE)
+    }
+    assert await store.transact(lambda db: retire_addresses(db, before=NOW + 10)) == 0
+
+
+async def test_payment_to_an_inactive_address_counts(store: Store) -> None:
+    """What is paid to an address without hooks is locked and credited all the same, and nobody is called."""
+
+    def work(db: Database) -> None:
+        give_hooks(db, 0)
+        assert retire_addresses(db, before=NOW + 1) == 1
+        assert ledger_store.is_watched(db, regtest_address(0).scripthash)
+        pay(db, 0, entry_of(1, received_sat=700, state=confirmed(TIP)), now=NOW + 20)
+        assert sums_in(db) == (0, 700)
+        grow(db, DEPTH - 1)
+        wake(db)
+        assert sums_in(db) == (700, 0)
+        assert claim(db, now=NOW + 10_000) == ([], None)
+
+    await store.transact(work)
+    assert await store.read(addresses_in) == {regtest_address(0).text: (False, 0)}
+
+
+async def test_address_with_a_payment_under_way_keeps_its_hooks(store: Store) -> None:
+    """However long it takes a payment to be credited: its hooks are there until it is, or until it failed."""
+
+    def work(db: Database) -> list[int]:
+        give_hooks(db, 0)
+        retired = []
+        for height in (None, TIP, TIP - 1):
+            state = None if height is None else confirmed(height)
+            pay(db, 0, entry_of(1, state=state), now=NOW)
+            retired.append(retire_addresses(db, before=NOW + 10**6))
+        return retired
+
+    assert await store.transact(work) == [0, 0, 1]
+
+
+async def test_hook_that_its_owner_removed_is_no_obstacle(store: Store) -> None:
+    """An address whose hook was removed by hand becomes inactive like any other."""
+
+    def work(db: Database) -> int:
+        give_hooks(db, 0)
+        for hook in hook_store.load_hooks(db, owner="shop", limit=9):
+            hook_store.remove_hook(db, hook.hook_id)
+        return retire_addresses(db, before=NOW + 1)
+
+    assert await store.transact(work) == 1
+    assert await store.read(addresses_in) == {regtest_address(0).text: (False, 0)}
+
+
+async def test_many_addresses_are_retired_page_by_page(store: Store) -> None:
+    """No transaction holds up the writer for thousands of addresses; the next ones follow."""
+
+    def work(db: Database) -> list[int]:
+        open_account(db, *range(RETIRED_PAGE + 1))
+        return [retire_addresses(db, before=NOW + 1) for _ in range(3)]
+
+    assert await store.transact(work) == [RETIRED_PAGE, 1, 0]
+
+
+@pytest.mark.parametrize(("after_s", "expected"), [(86400.0, (False, 0)), (0.0, (True, 1)), (1e10, (True, 1))])
+async def test_house_keeping_retires_after_the_configured_time(
+    store: Store,
+    nursery: trio.Nursery,
+    autojump_clock: trio.testing.MockClock,
+    after_s: float,
+    expected: tuple[bool, int],
+) -> None:
+    """A running service retires what was unused for longer than it is told; with 0 it never does."""
+    await store.transact(lambda db: give_hooks(db, 0))
+    nursery.start_soon(lambda: keep_house(store, POLICIES, inactive_after_s=after_s))
+    await trio.testing.wait_all_tasks_blocked()
+    assert await store.read(addresses_in) == {regtest_address(0).text: expected}

@@ -12,13 +12,13 @@ import pytest
 import trio
 
 from tests.clients.callback_client import CallbackClient
-from tests.clients.sdk import Access, NodeSdk, PythonSdk, ReceiveSdk, find_sdk
+from tests.clients.sdk import Access, BlockcypherSdk, NodeSdk, PythonSdk, ReceiveSdk, find_sdk
 from tests.regtest.conftest import bitcoind as bitcoind
 from tests.regtest.conftest import electrumx as electrumx
 from tests.regtest.conftest import shared_bitcoind as shared_bitcoind
 from tests.regtest.conftest import shared_electrumx as shared_electrumx
 from tests.regtest.conftest import shop as shop
-from tests.regtest.feed import service_options
+from tests.regtest.forwarding import bind, forwarding_options
 from tests.regtest.nodes import ElectrumX, ProgramMissingError, find_program
 from tests.service_process import ServiceProcess
 
@@ -66,7 +66,7 @@ def programs(pytestconfig: pytest.Config) -> None:
 def sdks(pytestconfig: pytest.Config) -> None:
     """Need the SDKs."""
     try:
-        for name in ("blockchain-python", "blockchain-node"):
+        for name in ("blockchain-python", "blockchain-node", "blockcypher-python"):
             find_sdk(name)
     except ProgramMissingError as error:
         say_missing(pytestconfig, error)
@@ -74,16 +74,19 @@ def sdks(pytestconfig: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def shared_service(shared_electrumx: ElectrumX, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    """One LightIPN for the session; Receive Payments V2 may be called without a key, the rest not."""
-    options = service_options(
+    """One LightIPN for the session; Receive Payments V2 may be called without a key, the rest not. It forwards."""
+    folder = tmp_path_factory.mktemp("lightipn")
+    options = forwarding_options(
+        folder,
         shared_electrumx,
         api_anonymous="receive",
         dialects_callback_retries=CALLBACK_RETRIES,
         dialects_callback_retry_period_s=CALLBACK_RETRY_PERIOD_S,
         dialects_callback_confirmations=CALLBACK_CONFIRMATIONS,
     )
-    service = ServiceProcess(tmp_path_factory.mktemp("lightipn"), options)
+    service = ServiceProcess(folder, options)
     try:
+        trio.run(bind, service)
         trio.run(service.start)
         yield service
     finally:
@@ -116,6 +119,12 @@ def python_sdk(sdks: None, service: ServiceProcess) -> PythonSdk:
 def node_sdk(sdks: None, service: ServiceProcess) -> NodeSdk:
     """The SDK of npm with a good key."""
     return NodeSdk(url=service.url, key=service.key)
+
+
+@pytest.fixture
+def blockcypher(sdks: None, service: ServiceProcess) -> BlockcypherSdk:
+    """The SDK of BlockCypher with a good key."""
+    return BlockcypherSdk(url=service.url, key=service.key)
 
 
 @pytest.fixture(params=[PythonSdk, NodeSdk], ids=["python", "node"])

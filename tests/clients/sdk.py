@@ -1,4 +1,4 @@
-"""Third-party SDKs of Blockchain.info's Receive Payments V2, as a shop uses them, pointed at a running LightIPN.
+"""Third-party SDKs, as a shop uses them, pointed at a running LightIPN: two of Receive Payments V2, one of BlockCypher.
 
 Each SDK runs in a process of its own language, where a driver makes the calls it is told; what comes back is the same
 here for all of them.
@@ -63,6 +63,24 @@ def find_sdk(name: str) -> Path:
         raise ProgramMissingError(f"no {name}: run tests/clients/install.sh") from None
 
 
+async def drive(program: str, driver: str, url: str, calls: Sequence[Sequence[Any]]) -> list[Any]:
+    """Have a driver make calls, and return what it says of each: a refusal, or what the SDK returned."""
+    asked = json.dumps({"url": url, "calls": calls}).encode()
+    with trio.fail_after(CALL_DEADLINE_S):
+        done = await trio.run_process(
+            [find_sdk(program), FOLDER / driver],
+            stdin=asked,
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            env={"PATH": os.environ.get("PATH", os.defpath)},  # no proxies of the environment
+        )
+    assert done.returncode == 0, done.stderr.decode()
+    answers = json.loads(done.stdout)
+    assert len(answers) == len(calls)
+    return [Refusal(**{"status": None} | a["error"]) if "error" in a else a["result"] for a in answers]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceiveSdk(ABC):
     """A shop's SDK with its settings.
@@ -96,21 +114,8 @@ class ReceiveSdk(ABC):
         """Ask for the gap."""
 
     async def call(self, program: str, driver: str, calls: Sequence[Sequence[Any]]) -> list[Any]:
-        """Have a driver make calls, and return what it says of each: a refusal, or what the SDK returned."""
-        asked = json.dumps({"url": f"{self.url}/", "calls": calls}).encode()
-        with trio.fail_after(CALL_DEADLINE_S):
-            done = await trio.run_process(
-                [find_sdk(program), FOLDER / driver],
-                stdin=asked,
-                capture_stdout=True,
-                capture_stderr=True,
-                check=False,
-                env={"PATH": os.environ.get("PATH", os.defpath)},  # no proxies of the environment
-            )
-        assert done.returncode == 0, done.stderr.decode()
-        answers = json.loads(done.stdout)
-        assert len(answers) == len(calls)
-        return [Refusal(**{"status": None} | a["error"]) if "error" in a else a["result"] for a in answers]
+        """Have a driver make calls; returns as ``drive`` does."""
+        return await drive(program, driver, f"{self.url}/", calls)
 
 
 class PythonSdk(ReceiveSdk):
@@ -167,3 +172,28 @@ class NodeSdk(ReceiveSdk):
 
     async def _made(self, calls: list[list[Any]]) -> list[Any]:
         return await self.call("blockchain-node", "drive_blockchain_info.js", calls)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockcypherSdk:
+    """PyPI's ``blockcypher`` 1.0.93, on its name for a test network.
+
+    Args:
+        url: base URL of the API.
+        key: what the shop passes as token.
+    """
+
+    url: str
+    key: str
+
+    async def call(self, name: str, **arguments: Any) -> Any:
+        """Call a function of the SDK; returns what it returned, or what it raised."""
+        [answer] = await self.call_all((name, arguments))
+        return answer
+
+    async def call_all(self, *calls: tuple[str, dict[str, Any]]) -> list[Any]:
+        """Call functions of the SDK one after the other; returns as ``drive`` does."""
+        key = {"api_key": self.key}
+        chain = {"coin_symbol": "btc-testnet"}
+        driven = [[name, key | ({} if name == "get_token_info" else chain) | arguments] for name, arguments in calls]
+        return await drive("blockcypher-python", "drive_blockcypher.py", self.url, driven)

@@ -359,16 +359,15 @@ async def test_fee_histogram_is_that_of_the_mempool(stage: Stage, reader: Reader
     """A server's histogram holds what waits in its mempool: nothing at first, then each payment at its rate."""
     server = (await reader.next_tip()).server
     assert await stage.source.fetch_fee_histogram(server=server) == FeeHistogram(())
-    stage.chain.pay(OTHER_SCRIPT, 5_000, fee_sat=100_000)
-    stage.chain.pay(OTHER_SCRIPT, 5_000, fee_sat=500)
+    patient = stage.chain.pay(OTHER_SCRIPT, 5_000)
+    hasty = stage.chain.replace(stage.chain.pay(OTHER_SCRIPT, 5_000))
+    sizes = [len(stage.chain.transaction(txid) or b"") for txid in (hasty, patient)]
     histogram = await stage.source.fetch_fee_histogram(server=server)
-    rates = [rate for rate, _ in histogram.steps]
-    sizes = [len(stage.chain.transaction(entry.txid) or b"") for entry in stage.chain.history(OTHER)]
-    assert len(rates) == 2
-    assert rates[0] > 100 > rates[1] > 0
-    assert histogram.vbytes_above(0.0) == sum(sizes)
-    assert histogram.vbytes_above(rates[1]) == histogram.steps[0][1]
-    assert histogram.vbytes_above(rates[0]) == 0
+    (high, low) = [rate for rate, _ in histogram.steps]
+    assert high > low > 0
+    assert [vbytes for _, vbytes in histogram.steps] == sizes
+    above = [histogram.vbytes_above(rate) for rate in (0.0, low, high)]
+    assert above == [sum(sizes), sizes[0], 0]
 
 
 async def test_fee_rate_is_in_satoshis_a_virtual_byte(stage: Stage, reader: Reader) -> None:

@@ -23,7 +23,7 @@ from lightipn.outbox.policy import Policy
 from lightipn.outbox.subscriptions import Subscription
 from lightipn.outbox.verdict import Answer
 from lightipn.service.desk import Service
-from lightipn.service.ground import Doorbells, Ground, no_bell
+from lightipn.service.ground import Doorbells, Ground, NobodyOutside, Outside, no_bell
 from lightipn.store import attempts, chain, ledger, reviews, subscriptions
 from lightipn.store.attempts import Claim
 from lightipn.store.database import Database, Store, open_store
@@ -120,12 +120,19 @@ RoutesOf = Callable[[Caller, Doorkeeper], list[Route]]
 
 @asynccontextmanager
 async def open_caller(
-    folder: Path, dialect: str, policy: Policy, routes_of: RoutesOf, *, is_anonymous: bool = False
+    folder: Path,
+    dialect: str,
+    policy: Policy,
+    routes_of: RoutesOf,
+    *,
+    is_anonymous: bool = False,
+    outside: Outside | None = None,
 ) -> AsyncIterator[Caller]:
     """Open a service with a tip and a key for ``shop``, and a client of a dialect's routes.
 
     Args:
         is_anonymous: callers need no key.
+        outside: the network; nobody answers if none is given.
     """
     failures: list[StoreError] = []
     async with open_store(folder / "shop.db", "regtest", threaded=False) as store:
@@ -142,6 +149,7 @@ async def open_caller(
                 is_tip_proved=lambda: True,
                 is_connected=lambda: True,
                 clock=lambda: caller.now,
+                outside=outside or NobodyOutside(),
             )
         )
         doorkeeper = Doorkeeper(caller.service, anonymous=[dialect] if is_anonymous else [])

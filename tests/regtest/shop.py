@@ -23,6 +23,7 @@ class ShopRequest:
 
     Args:
         arrived_at: ``time.monotonic`` when the request was complete.
+        target: path and query as they stood in the request's first line.
         path: without the query.
         query: names and values of the query; of a repeated name the last one.
         headers: names in lower case; of a repeated name the last one.
@@ -31,6 +32,7 @@ class ShopRequest:
 
     arrived_at: float
     method: str
+    target: str
     path: str
     query: dict[str, str]
     headers: dict[str, str]
@@ -229,12 +231,14 @@ def request_of(head: h11.Request, body: bytes) -> ShopRequest:
     """Put together what is recorded of a request."""
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
     is_form = headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
-    target = urlsplit(head.target.decode("latin-1"))
+    target = head.target.decode("latin-1")
+    parts = urlsplit(target)
     return ShopRequest(
         arrived_at=time.monotonic(),
         method=head.method.decode("ascii"),
-        path=target.path,
-        query=fields_of(target.query),
+        target=target,
+        path=parts.path,
+        query=fields_of(parts.query),
         headers=headers,
         form=fields_of(body.decode()) if is_form else {},
         body=body,

@@ -16,7 +16,7 @@ from lightipn.chain.history import Status
 from lightipn.errors import RequestError
 from lightipn.ledger.entries import LedgerEntry, ReceivedTotals
 from lightipn.service.desk import Service
-from lightipn.service.ground import Doorbells, Ground
+from lightipn.service.ground import NO_ACCOUNT_HOOKS, AccountHooks, Doorbells, Ground
 from lightipn.service.subscribing import Wish
 from lightipn.store import ledger
 from lightipn.store.database import Database, Store
@@ -36,7 +36,7 @@ class Tools:
         is_connected: whether a server is there.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, account_hooks: AccountHooks = NO_ACCOUNT_HOOKS) -> None:
         self.store = store
         self.rung: list[str] = []
         self.is_tip_proved = True
@@ -55,6 +55,7 @@ class Tools:
                 is_tip_proved=lambda: self.is_tip_proved,
                 is_connected=lambda: self.is_connected,
                 clock=lambda: NOW + trio.current_time(),
+                account_hooks=account_hooks,
             )
         )
 

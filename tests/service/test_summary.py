@@ -24,6 +24,11 @@ async def test_summary_is_what_the_database_says(tools: Tools) -> None:
         servers=(),
         failing_hosts=(),
         lost_payments=(),
+        suspended_hooks=(),
+        negative_accounts=(),
+        costly_forwards=(),
+        unsigned_forwards=(),
+        troubled_transfers=(),
         is_key_there=False,
     )
     headers = tuple(parse_header(raw) for raw in mined_run(genesis_of(REGTEST), 2))

@@ -38,7 +38,7 @@ async def run_as_group(store: Store, *works: Work) -> list[object]:
     async def call(place: int, work: Work) -> None:
         try:
             answers[place] = await store.transact(work)
-        except (StoreError, ZeroDivisionError) as error:
+        except (StoreError, AssertionError, ZeroDivisionError) as error:
             answers[place] = error
 
     gate = Gate()

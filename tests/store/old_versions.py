@@ -20,6 +20,7 @@ ADDED_BY: dict[str, set[str]] = {
     "shop_apis": {"past_payment", "address_chain", "issued_address"},
     "webhooks": {"payment_transaction", "wallet", "wallet_address", "hook"},
     "accounts": {"account", "account_address", "deposit", "movement"},
+    "forwarding": {"forward", "transfer", "transfer_coin", "transfer_version", "sweep_wish"},
 }
 VERSIONS = list(ADDED_BY)
 ADDRESS = regtest_address(0)

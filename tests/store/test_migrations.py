@@ -40,6 +40,11 @@ TABLES = {
     "account_address",
     "deposit",
     "movement",
+    "forward",
+    "transfer",
+    "transfer_coin",
+    "transfer_version",
+    "sweep_wish",
 }
 
 

@@ -76,6 +76,24 @@ def test_subscriptions_are_woken_at_their_height(db: Database) -> None:
     assert subscriptions.load_woken(db, 500, limit=10) == [second]
 
 
+def test_subscriptions_are_woken_at_their_time(db: Database) -> None:
+    """A subscription is found from its time on, the earliest first, and no more once the time is taken away."""
+    first, second = subscribe(db, 0), subscribe(db, 1)
+    assert subscriptions.load_next_wake_at(db) is None
+    subscriptions.save_wake(db, first.subscription_id, height=None, at=NOW + 7.5)
+    subscriptions.save_wake(db, second.subscription_id, height=100, at=NOW + 7.0)
+    assert subscriptions.load_next_wake_at(db) == NOW + 7.0
+    assert subscriptions.load_woken_by_time(db, now=NOW + 6.9, limit=10) == []
+    assert subscriptions.load_woken_by_time(db, now=NOW + 7.0, limit=10) == [second]
+    assert subscriptions.load_woken_by_time(db, now=NOW + 7.5, limit=10) == [second, first]
+    assert subscriptions.load_woken_by_time(db, now=NOW + 7.5, limit=1) == [second]
+    subscriptions.save_wake(db, second.subscription_id, height=100, at=None)
+    assert subscriptions.load_woken(db, 100, limit=10) == [second]
+    assert subscriptions.load_next_wake_at(db) == NOW + 7.5
+    subscriptions.release(db, first)
+    assert subscriptions.load_next_wake_at(db) is None
+
+
 def test_removing_the_last_subscription_forgets_the_script(db: Database) -> None:
     """Messages go with their subscription; script and payments go with the last one, and the service is told."""
     scripthash = regtest_address(0).scripthash

@@ -1,8 +1,11 @@
 """Blocks that come and go, written as the tracker does it: headers, then what they do to the outbox."""
 
+from collections.abc import Mapping
+
 from lightipn.bitcoin.header import BlockHeader, parse_header
 from lightipn.bitcoin.network import REGTEST
 from lightipn.chain.headers import ChainDelta
+from lightipn.outbox.policy import Policy
 from lightipn.store import chain, outbox, reviews, subscriptions
 from lightipn.store.database import Database
 from tests.builders import genesis_of, mined_run
@@ -20,7 +23,9 @@ def grow(db: Database, count: int = 1, *, branch: int = 0) -> list[BlockHeader]:
     return reorg(db, 0, count, branch=branch)
 
 
-def reorg(db: Database, depth: int, count: int, *, branch: int = 1) -> list[BlockHeader]:
+def reorg(
+    db: Database, depth: int, count: int, *, branch: int = 1, policies: Mapping[str, Policy] = POLICIES
+) -> list[BlockHeader]:
     """Take the highest blocks away and put others in their place, all as one tip; return these."""
     tip_height = chain.load_tip_height(db)
     fork_height = tip_height - depth
@@ -32,14 +37,14 @@ def reorg(db: Database, depth: int, count: int, *, branch: int = 1) -> list[Bloc
         disconnected=tuple(parse_header(block[1]) for block in leaving if block is not None),
         connected=tuple(parse_header(raw) for raw in mined_run(previous, count, branch=branch)),
     )
-    connect(db, delta)
+    connect(db, delta, policies)
     return list(delta.connected)
 
 
-def connect(db: Database, delta: ChainDelta) -> None:
+def connect(db: Database, delta: ChainDelta, policies: Mapping[str, Policy] = POLICIES) -> None:
     """Write a chain change."""
     if delta.disconnected:
-        reviews.freeze_past(db, POLICIES, delta.fork_height)
+        reviews.freeze_past(db, policies, delta.fork_height)
     chain.save_delta(db, delta)
     outbox.withdraw_blocks(db, delta)
     subscriptions.rewind_blocks(db, delta.fork_height)

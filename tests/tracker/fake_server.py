@@ -51,7 +51,7 @@ class FakeServer:
     transaction_of: Callable[[Txid], bytes | None] | None = None
     headers_of: Callable[[int, int], list[bytes]] | None = None
     history_of: Callable[[ScriptHash], History] | None = None
-    histogram: FeeHistogram = FeeHistogram(())
+    histogram: FeeHistogram = field(default=FeeHistogram(()))
     fee_rate: float | None = None
     broadcasts: list[bytes] = field(default_factory=list)
     refuses_broadcasts: bool = False
