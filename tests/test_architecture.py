@@ -7,12 +7,13 @@ import subprocess
 import sys
 import tokenize
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from lightipn import config_keys
+from lightipn.store.migrations import MIGRATION_NAMES
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lightipn"
@@ -22,7 +23,14 @@ TEST_MODULES = sorted(TESTS.rglob("*.py"))
 MAX_MODULE_LINES = 500
 MAX_FUNCTION_LINES = 60
 PURE_ROOMS = ("bitcoin", "chain", "ledger", "outbox")
-DIALECTS = ("callback", "ipn", "receive")
+# Of each dialect the modules that decide, from the lowest to the highest, and those that answer.
+DECIDING = dict.fromkeys(("callback", "ipn", "receive"), ("wire", "policy")) | {
+    "blockcypher": ("objects", "wire", "answers", "requests", "policy")
+}
+ANSWERING = dict.fromkeys(("callback", "ipn", "receive"), ("routes",)) | {
+    "blockcypher": ("forward_routes", "frame", "hook_routes", "inbox", "read_routes", "routes")
+}
+DIALECTS = tuple(DECIDING)
 IMPURE = {
     "trio",
     "httpx",
@@ -51,6 +59,8 @@ TOP_LEVEL = {
     "lightipn",
     "tests",
 }
+# What builds the rooms and hands each what it needs of the others.
+COMPOSITION = {"lightipn/app.py", "lightipn/parts.py", "lightipn/rooms.py"}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -111,7 +121,7 @@ def test_tests_look_at_the_real_package() -> None:
     """The checks below see the package, so none of them passes for want of something to check."""
     assert len(MODULES) > 60
     assert len(TEST_MODULES) > 40
-    assert importers_of("trio") > {"lightipn/app.py", "lightipn/service/totals.py"}
+    assert importers_of("trio") > {"lightipn/app.py", "lightipn/service/lookups.py"}
 
 
 # --- who imports whom --------------------------------------------------------------------------------------------
@@ -133,11 +143,16 @@ def test_import_contracts_are_kept() -> None:
     assert "0 broken" in done.stdout
 
 
+def dialect_modules(*parts: Mapping[str, tuple[str, ...]]) -> list[Path]:
+    """Return the modules of all dialects, or those of them that decide, or that answer."""
+    files = [file for dialect in DIALECTS for file in sorted((PACKAGE / "dialects" / dialect).rglob("*.py"))]
+    return [file for file in files if not parts or any(file.stem in part[file.parent.name] for part in parts)]
+
+
 def pure_modules() -> list[Path]:
     """Return the modules that decide and do nothing else."""
     rooms = [file for file in MODULES if file.relative_to(PACKAGE).parts[0] in PURE_ROOMS]
-    dialects = [file for file in MODULES if "dialects" in file.parts and file.name in ("policy.py", "wire.py")]
-    return rooms + dialects
+    return rooms + dialect_modules(DECIDING)
 
 
 @pytest.mark.parametrize("file", pure_modules(), ids=name_of)
@@ -179,14 +194,14 @@ def test_source_cannot_name_the_verifier() -> None:
 
 def test_routes_ask_the_service() -> None:
     """``api`` and the dialects' routes never reach past the service into the store."""
-    routes = {name for name in within("dialects") if name.endswith("routes.py")}
-    assert routes
+    routes = {name_of(file) for file in dialect_modules(ANSWERING)}
+    assert routes > {name for name in within("dialects") if name.endswith("routes.py")}
     assert not importers_of("lightipn.store") & (within("api") | routes)
 
 
 def test_only_the_composition_names_dialects() -> None:
-    """The rooms stand for every dialect, so they know none: only ``app``, ``parts``, ``cli`` and ``received`` do."""
-    allowed = within("dialects", "cli") | {"lightipn/app.py", "lightipn/parts.py", "lightipn/received.py"}
+    """The rooms stand for every dialect, so they know none: only the composition root, ``cli`` and ``received`` do."""
+    allowed = within("dialects", "cli") | COMPOSITION | {"lightipn/received.py"}
     importers = importers_of("lightipn.dialects")
     assert importers <= allowed
     assert {"lightipn/app.py", "lightipn/parts.py"} <= importers
@@ -195,43 +210,42 @@ def test_only_the_composition_names_dialects() -> None:
 # --- dialects ----------------------------------------------------------------------------------------------------
 
 
-def dialect_modules(*names: str) -> list[Path]:
-    """Return the modules of all dialects, or those of them with these names."""
-    files = [file for dialect in DIALECTS for file in sorted((PACKAGE / "dialects" / dialect).rglob("*.py"))]
-    return [file for file in files if not names or file.stem in names]
-
-
 def test_every_dialect_is_looked_at() -> None:
-    """The dialects that a configuration may name are those there are, each of a policy, a wire and routes."""
+    """The dialects that a configuration may name are those there are, each of a policy, a wire and routes at least."""
     folders = {file.parent.name for file in (PACKAGE / "dialects").glob("*/__init__.py")}
     assert folders == set(config_keys.DIALECTS) == set(DIALECTS)
     for dialect in DIALECTS:
         files = {file.stem for file in (PACKAGE / "dialects" / dialect).rglob("*.py")}
-        assert files == {"__init__", "policy", "wire", "routes"}, dialect
+        assert files == {"__init__", *DECIDING[dialect], *ANSWERING[dialect]}, dialect
+        assert files >= {"policy", "wire", "routes"}, dialect
 
 
 def test_every_dialect_is_in_every_contract() -> None:
-    """Each dialect's policy, wire and routes are named in the layers and in the contracts that bind them."""
+    """Each module of a dialect is named in the layers, and in the contract that binds it."""
     text = (ROOT / "pyproject.toml").read_text("utf-8")
     contracts = tomllib.loads(text)["tool"]["importlinter"]["contracts"]
     (layers,) = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
     layered = " ".join(layers).replace("|", " ").replace(":", " ").split()
     sources = [set(contract["source_modules"]) for contract in contracts if contract["type"] == "forbidden"]
     for dialect in DIALECTS:
-        policy, wire, routes = (f"lightipn.dialects.{dialect}.{part}" for part in ("policy", "wire", "routes"))
-        assert {policy, wire, routes} <= set(layered)
-        assert any({policy, wire} <= named for named in sources)
-        assert any(routes in named for named in sources)
+        deciding = {f"lightipn.dialects.{dialect}.{part}" for part in DECIDING[dialect]}
+        answering = {f"lightipn.dialects.{dialect}.{part}" for part in ANSWERING[dialect]}
+        assert deciding | answering <= set(layered)
+        assert any(deciding <= named for named in sources)
+        assert any(answering <= named for named in sources)
 
 
 @pytest.mark.parametrize("file", dialect_modules(), ids=name_of)
 def test_dialect_knows_no_other(file: Path) -> None:
-    """A dialect never imports another one, nor its own routes from what decides."""
+    """A dialect never imports another one, nor what answers from what decides, which imports what is below it alone."""
     own = f"lightipn.dialects.{file.parent.name}."
     known = {found for found in imports_of(file) if found.startswith("lightipn.dialects.")}
     assert all(f"{found}.".startswith(own) for found in known)
     assert not [found for found in known if f"{found}.".startswith(f"{own}routes.")]
-    assert file.stem != "wire" or not known
+    deciding = DECIDING[file.parent.name]
+    if file.stem in deciding:
+        below = deciding[: deciding.index(file.stem)]
+        assert {found.removeprefix(own).partition(".")[0] for found in known} <= set(below)
 
 
 @pytest.mark.parametrize("file", dialect_modules(), ids=name_of)
@@ -245,18 +259,21 @@ def test_dialect_touches_neither_sql_nor_the_chain(file: Path) -> None:
     assert not calls_in(file) & {"execute", "executemany", "transact", "read"}
 
 
-@pytest.mark.parametrize("file", dialect_modules("routes"), ids=name_of)
+@pytest.mark.parametrize("file", dialect_modules(ANSWERING), ids=name_of)
 def test_routes_stand_on_frame_and_service_alone(file: Path) -> None:
     """Routes turn a request into words of the service and back: whatever else they import is a value or an error."""
-    allowed = ("api", "service", "dialects", "bitcoin", "outbox", "errors")
+    allowed = {"api", "service", "dialects", "bitcoin", "outbox", "errors"}
+    if file.stem == "read_routes":  # what it shows is the ledger itself
+        allowed |= {"ledger", "chain"}
     imported = {found.split(".")[1] for found in imports_of(file) if found.startswith("lightipn.")}
-    assert imported <= set(allowed)
-    assert {"api", "service"} <= imported
+    assert imported <= allowed
+    assert "api" in imported
+    assert file.stem == "inbox" or "service" in imported  # it hands on to a frame that has the service
 
 
 def test_rooms_receive_plain_values() -> None:
-    """Only the composition root (``app`` and ``parts``), ``cli`` and ``received`` import the configuration."""
-    allowed = within("cli") | {"lightipn/app.py", "lightipn/parts.py", "lightipn/received.py"}
+    """Only the composition root, ``cli`` and ``received`` import the configuration."""
+    allowed = within("cli") | COMPOSITION | {"lightipn/received.py"}
     importers = importers_of("lightipn.config")
     assert importers <= allowed
     assert "lightipn/app.py" in importers
@@ -295,7 +312,12 @@ def test_schema_is_made_by_migrations_alone() -> None:
         for file in MODULES
         if re.search(r"\b(CREATE|ALTER|DROP)\s+(TABLE|(UNIQUE )?INDEX|TRIGGER|VIEW)\b", file.read_text("utf-8"))
     }
-    assert users == {"lightipn/store/migrations.py"}
+    assert users == set()
+    scripts = {file.stem for file in (PACKAGE / "store" / "schema").iterdir()}
+    assert scripts == MIGRATION_NAMES
+    assert [name_of(file) for file in PACKAGE.rglob("*.sql") if file.parent != PACKAGE / "store" / "schema"] == []
+    readers = {name_of(file) for file in MODULES if any("schema" in text for text in texts_in(file))}
+    assert {name for name in readers if "resources" in code_of(ROOT / name)} == {"lightipn/store/migrations.py"}
 
 
 def test_feed_has_one_writer() -> None:
@@ -326,6 +348,27 @@ def test_way_through_a_proxy_has_one_home() -> None:
     }
 
 
+def test_signing_has_one_home() -> None:
+    """What signs coins away is imported in one file, inside the function that does it; the words are read by few."""
+    signing = PACKAGE / "forwarding" / "signing.py"
+    assert importers_of("bit", "coincurve") == {name_of(signing)}
+    at_the_top = [node for node in tree_of(signing).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert not [node for node in at_the_top if ast.unparse(node).split()[1].partition(".")[0] in ("bit", "coincurve")]
+    assert importers_of("lightipn.forwarding.signing") == {"lightipn/forwarding/purse.py"}
+    assert importers_of("lightipn.forwarding.seed.secret_of") == {name_of(signing)}
+    assert importers_of("lightipn.forwarding.seed.read_words") <= within("forwarding", "cli") | COMPOSITION
+
+
+def test_forwarding_is_named_by_the_composition_and_its_commands_alone() -> None:
+    """No room imports the one that has keys; what decides in it does nothing else."""
+    importers = importers_of("lightipn.forwarding") - within("forwarding")
+    assert importers <= COMPOSITION | {"lightipn/cli/forwarding.py"}
+    assert "lightipn/rooms.py" in importers
+    for name in ("plan", "following"):
+        roots = {found.partition(".")[0] for found in imports_of(PACKAGE / "forwarding" / f"{name}.py")}
+        assert not roots & IMPURE
+
+
 def texts_in(file: Path) -> Iterator[str]:
     """Yield the texts of a module that are no docstrings, parts of f-strings included."""
     values = {id(node.value) for node in ast.walk(tree_of(file)) if isinstance(node, ast.Expr)}
@@ -354,9 +397,9 @@ def test_byte_order_has_one_home() -> None:
 
 
 def test_electrums_word_for_a_txid_stays_at_the_wire() -> None:
-    """``tx_hash`` is Electrum's key; inside it is ``txid``."""
+    """``tx_hash`` is a key of Electrum, and of BlockCypher's answers; inside it is ``txid``."""
     users = {name_of(file) for file in MODULES if "tx_hash" in file.read_text("utf-8")}
-    assert users <= within("electrum", "simulator")
+    assert users - within("electrum", "simulator") == {"lightipn/dialects/blockcypher/answers.py"}
 
 
 def test_exceptions_are_caught_by_name() -> None:

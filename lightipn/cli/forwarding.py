@@ -28,7 +28,11 @@ def init(config: ConfigOption = None) -> None:
         file = _seed_file(config)
         words = new_words()
         write_words(file, words)
-    ask_service(config, lambda service: service.forwards.bind(), creates=True)
+    try:
+        ask_service(config, lambda service: service.forwards.bind(), creates=True)
+    except typer.Exit:  # the database belongs to other words: these were never shown, and are not kept
+        file.unlink()
+        raise
     console.print(f"Written to {file}. Write these words down, and keep them where the machine is not:\n", markup=False)
     console.print(f"    {words}\n", markup=False, soft_wrap=True)
 

@@ -9,7 +9,7 @@ from lightipn.bitcoin.hashes import hex_of
 from lightipn.bitcoin.transaction import details_of, parse_transaction
 from lightipn.errors import SourceError, SourceRefusedError
 from lightipn.forwarding.following import Step, View
-from lightipn.forwarding.plan import FEE_TOO_HIGH, Hold, PassingTerms, Plan, least_bump_sat
+from lightipn.forwarding.plan import FEE_TOO_HIGH, Hold, PassingTerms, Plan, least_bump_sat, vbytes_of
 from lightipn.forwarding.purse import Purse
 from lightipn.service.ground import Outside
 from lightipn.store import chain, forwards, transfers
@@ -148,17 +148,18 @@ class Follower:
 
         def work(db: Database) -> None:
             transfers.void_transfer(db, transfer)
-            if transfer.forward_id is not None:
-                tip_height = chain.load_tip_height(db)
-                forwards.save_look(db, transfer.forward_id, hold_reason="", wake_height=tip_height)
+            tip_height = chain.load_tip_height(db)
+            for coin in transfer.coins:  # a sweep's are of several forwards
+                forwards.wake(db, coin.scripthash, tip_height=tip_height)
 
         await self._store.transact(work)
 
     async def _bump(self, transfer: Transfer, tip_height: int, fee_rate: float) -> bool:
         """Sign a version that pays more, of the very same coins; False if none can be had within the limits."""
         newest = transfer.newest
-        least_sat = least_bump_sat(newest.fee_sat, details_of(parse_transaction(newest.raw)).vbytes)
         terms = await self._store.read(partial(self._terms_of, transfer=transfer))
+        # By the size that the new one may have at most: its signatures may be a byte longer.
+        least_sat = least_bump_sat(newest.fee_sat, vbytes_of(len(transfer.coins), terms.scripts))
         plan = self._purse.plan(transfer.coins, terms, fee_rate=fee_rate, least_fee_sat=least_sat)
         if isinstance(plan, Hold):
             await self._hold_bump(transfer, FEE_TOO_HIGH)
@@ -168,7 +169,10 @@ class Follower:
             await self._hold_bump(transfer, signed.reason)
             return False
 
-        def work(db: Database, plan: Plan = plan) -> Transfer:
+        def work(db: Database, plan: Plan = plan) -> Transfer | None:
+            view = _view_of(db, transfer)
+            if view.mined_txid is not None or view.has_lost_coin:
+                return None  # while it was signed
             transfers.add_version(
                 db,
                 transfer.transfer_id,
@@ -181,6 +185,8 @@ class Follower:
             return transfers.load_transfer(db, transfer.transfer_id)
 
         bumped = await self._store.transact(work)
+        if bumped is None:
+            return True
         log.info(
             "forwarding.transfer_bumped", transfer=transfer.transfer_id, txid=hex_of(signed.txid), fee_sat=plan.fee_sat
         )

@@ -36,6 +36,11 @@ class PassingTerms:
     process_share: Decimal = Decimal(0)
     mining_fee_sat: int | None = None
 
+    @property
+    def scripts(self) -> list[bytes]:
+        """The output scripts that a transfer pays at most."""
+        return [self.destination] + ([] if self.process_script is None else [self.process_script])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeeLimits:

@@ -179,11 +179,11 @@ def delete_forward(db: Database, forward_id: str) -> None:
 
 
 def load_txids(db: Database, forward_id: str) -> Sequence[Txid]:
-    """Return the transactions that passed on a forward's coins: of each transfer the newest version."""
+    """Return the transactions that passed on a forward's coins: the versions that were mined, else the newest."""
     rows = db.execute(
-        "SELECT txid FROM transfer_version WHERE version_id IN (SELECT max(version_id) FROM transfer_version"
-        " JOIN transfer USING (transfer_id) WHERE forward_id = ? AND state != 'void' GROUP BY transfer_id)"
-        " ORDER BY version_id",
+        "SELECT coalesce(told_txid, (SELECT txid FROM transfer_version AS newest"
+        " WHERE newest.transfer_id = transfer.transfer_id ORDER BY version_id DESC LIMIT 1))"
+        " FROM transfer WHERE forward_id = ? AND state != 'void' ORDER BY transfer_id",
         [forward_id],
     ).fetchall()
     return [Txid(row[0]) for row in rows]
@@ -266,6 +266,14 @@ def load_ready(db: Database, tip_height: int, *, limit: int) -> Sequence[Forward
         [tip_height, limit],
     ).fetchall()
     return [_forward_of(row) for row in rows]
+
+
+def wake(db: Database, scripthash: ScriptHash, *, tip_height: int) -> None:
+    """Have the forward of a script be looked at now."""
+    db.execute(
+        "UPDATE forward SET wake_height = ?, hold_reason = '' WHERE scripthash = ? AND state = 'active'",
+        [tip_height, scripthash],
+    )
 
 
 def save_look(db: Database, forward_id: str, *, hold_reason: str, wake_height: int | None) -> None:

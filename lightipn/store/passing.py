@@ -32,16 +32,12 @@ class PayloadOf(Protocol):
 def tell_passed_on(db: Database, transfer: Transfer, version: Version, *, payload_of: PayloadOf, now: float) -> bool:
     """Tell the owner of a forward that a transaction passes payments on: once for each payment, and each version.
 
-    What was not heard of an older version is not told any more.
+    What was not heard of another version is not told any more.
 
     Returns:
         Whether a message is due because of it.
     """
-    subscription = _subscription_of(db, transfer)
-    if subscription is not None:
-        for older in transfer.versions:
-            if older.version_id < version.version_id:
-                _withdraw(db, subscription, transfer, older)
+    _withdraw_others(db, transfer, version)
     return _tell(db, transfer, version, confirmations=None, payload_of=payload_of, now=now)
 
 
@@ -55,7 +51,10 @@ def tell_confirmations(
     """
     version = next(one for one in transfer.versions if one.txid == txid)
     told = transfer.told_confirmations if transfer.told_txid == txid else 0
-    is_due = [
+    is_due = []
+    if not told:  # another version may have been told instead
+        is_due.append(tell_passed_on(db, transfer, version, payload_of=payload_of, now=now))
+    is_due += [
         _tell(db, transfer, version, confirmations=number, payload_of=payload_of, now=now)
         for number in range(told + 1, min(confirmations, MOST_TOLD) + 1)
     ]
@@ -71,11 +70,15 @@ def _subscription_of(db: Database, transfer: Transfer) -> Subscription | None:
     return subscriptions.load_subscription(db, forward.subscription_id)
 
 
-def _withdraw(db: Database, subscription: Subscription, transfer: Transfer, version: Version) -> None:
-    for txid in {coin.outpoint.txid for coin in transfer.coins}:
-        held = outbox.load_message(db, subscription.subscription_id, _topic_of(txid, version, None))
-        if held is not None:
-            outbox.save_message(db, held[0], held[1].withdrawn())
+def _withdraw_others(db: Database, transfer: Transfer, version: Version) -> None:
+    subscription = _subscription_of(db, transfer)
+    if subscription is None:
+        return
+    for other in transfer.versions:
+        for txid in {coin.outpoint.txid for coin in transfer.coins} if other != version else ():
+            held = outbox.load_message(db, subscription.subscription_id, _topic_of(txid, other, None))
+            if held is not None:
+                outbox.save_message(db, held[0], held[1].withdrawn())
 
 
 def _topic_of(txid: Txid, version: Version, confirmations: int | None) -> str:
@@ -101,8 +104,11 @@ def _tell(
     for txid in dict.fromkeys(coin.outpoint.txid for coin in transfer.coins):
         topic = _topic_of(txid, version, confirmations)
         held = outbox.load_message(db, subscription.subscription_id, topic)
-        if held is not None:  # a reorg may have brought the older version back
-            outbox.save_message(db, held[0], held[1].restored(now=now))
+        if held is not None:
+            restored = held[1].restored(now=now)
+            if restored != held[1]:
+                outbox.save_message(db, held[0], restored)
+                is_due = True
             continue
         payload = payload_of(
             value_sat=version.value_sat,
