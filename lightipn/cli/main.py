@@ -1,14 +1,39 @@
 """The program ``lightipn``: its commands, put together."""
 
+import importlib
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from lightipn.cli import account, delivery, events, forwarding, key, serve, server, status, watch, xpub
+from lightipn.cli import events, serve, status
+
+# Each is the module of the same name, and is imported when it is called: a service that runs does not carry them.
+GROUPS = ("account", "forwarding", "key", "watch", "delivery", "server", "xpub")
+
+
+class Commands(TyperGroup):
+    """The program's commands, and the groups of commands."""
+
+    # Newer versions of Typer carry a click of their own, so its types have two names.
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return all names, in the order of the help."""
+        return [*super().list_commands(ctx), *GROUPS]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command or a group; None where there is none of this name."""
+        if cmd_name not in GROUPS:
+            return super().get_command(ctx, cmd_name)
+        group = typer.main.get_command(importlib.import_module(f"lightipn.cli.{cmd_name}").app)
+        group.name = cmd_name
+        return group
+
 
 app = typer.Typer(
     name="lightipn",
+    cls=Commands,
     help="Bitcoin payment notifications without a full node: proved, durable, retried until acknowledged.",
     no_args_is_help=True,
     add_completion=False,
@@ -20,13 +45,6 @@ app.command()(serve.init)
 app.command("check-config")(serve.check_config)
 app.command()(status.status)
 app.command()(events.events)
-app.add_typer(account.app, name="account")
-app.add_typer(forwarding.app, name="forwarding")
-app.add_typer(key.app, name="key")
-app.add_typer(watch.app, name="watch")
-app.add_typer(delivery.app, name="delivery")
-app.add_typer(server.app, name="server")
-app.add_typer(xpub.app, name="xpub")
 
 
 @app.command()

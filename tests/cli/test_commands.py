@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import click
 import pytest
 import typer.main
+from typer.core import TyperGroup
 
 from lightipn.cli.main import app
 from lightipn.cli.output import printable, time_text
@@ -20,10 +21,14 @@ HUGE = "9" * 30
 def commands() -> Iterator[tuple[str, ...]]:
     """Yield every group and command as the words that call it."""
 
-    def walk(command: click.Command, words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    def walk(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         yield words
-        for name, child in getattr(command, "commands", {}).items():
-            yield from walk(child, (*words, name))
+        if isinstance(command, TyperGroup):
+            context = typer.Context(command)
+            for name in command.list_commands(context):
+                child = command.get_command(context, name)
+                assert child is not None
+                yield from walk(child, (*words, name))
 
     yield from walk(typer.main.get_command(app), ())
 
@@ -88,9 +93,9 @@ def test_every_command_has_help(run: Run, words: tuple[str, ...], option: str) -
     done = run(*words, option)
     assert done.code == 0
     assert "Usage: lightipn" in done.out
-    command = typer.main.get_command(app)
+    command: Any = typer.main.get_command(app)
     for word in words:
-        command = command.commands[word]  # type: ignore[attr-defined]
+        command = command.get_command(typer.Context(command), word)
     assert (command.help or "").strip().rstrip()[-1] == "."
     for parameter in command.params:
         if getattr(parameter, "name", "") not in ("help", None):
