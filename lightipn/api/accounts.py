@@ -16,6 +16,7 @@ from lightipn.bitcoin.hashes import hex_of
 from lightipn.bitcoin.transaction import MAX_MONEY_SAT
 from lightipn.errors import RequestError
 from lightipn.service.accounting import (
+    DEPOSIT_REFERENCE,
     MOST_CONFIRMATIONS,
     MOST_SHOWN,
     Account,
@@ -140,7 +141,7 @@ def movement_json_of(recorded: RecordedMovement) -> MovementJson:
         balance_change_sat=movement.balance_sat,
         locked_change_sat=movement.locked_sat,
         cause=movement.cause,
-        reference=recorded.reference if txid is None else f"crypto_deposit_{txid}",
+        reference=recorded.reference if txid is None else f"{DEPOSIT_REFERENCE}{txid}",
         txid=txid,
         address=recorded.address or None,
         block_hash=None if movement.block_hash is None else hex_of(movement.block_hash),

@@ -17,29 +17,29 @@ def _refusal(message: str, *, status: int = 400, code: str = "bad-request") -> R
     return RequestError(message, code=code, status_hint=status)
 
 
-async def body_of(request: Request) -> bytes:
-    """Read a body of at most 64 KiB.
+async def body_of(request: Request, *, most_bytes: int = MAX_BODY_BYTES) -> bytes:
+    """Read a body; of at most 64 KiB unless told.
 
     Raises:
         RequestError: ``body-too-large`` (413), or the caller went away.
     """
     length = request.headers.get("content-length", "0")
-    if length.isdecimal() and (len(length) > 9 or int(length) > MAX_BODY_BYTES):
-        raise _too_large()
+    if length.isdecimal() and (len(length) > 9 or int(length) > most_bytes):
+        raise _too_large(most_bytes)
     body = bytearray()
     try:
         async with aclosing(request.stream()) as parts:
             async for part in parts:
                 body += part
-                if len(body) > MAX_BODY_BYTES:
-                    raise _too_large()
+                if len(body) > most_bytes:
+                    raise _too_large(most_bytes)
     except ClientDisconnect:
         raise _refusal("the caller went away") from None
     return bytes(body)
 
 
-def _too_large() -> RequestError:
-    return _refusal(f"body is larger than {MAX_BODY_BYTES} bytes", status=413, code="body-too-large")
+def _too_large(most_bytes: int) -> RequestError:
+    return _refusal(f"body is larger than {most_bytes} bytes", status=413, code="body-too-large")
 
 
 async def parameters_of(request: Request, *, mend: Callable[[bytes], bytes] = bytes) -> dict[str, str]:

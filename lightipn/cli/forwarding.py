@@ -131,6 +131,7 @@ def transfers(
                     "id": one.transfer_id,
                     "state": one.state,
                     "trouble": one.trouble,
+                    "confirmations": one.told_confirmations,
                     "destination": one.destination,
                     "coins": [f"{hex_of(coin.outpoint.txid)}:{coin.outpoint.index}" for coin in one.coins],
                     "versions": [
@@ -157,11 +158,12 @@ def transfers(
             one.newest.value_sat,
             one.newest.fee_sat,
             len(one.versions),
+            one.told_confirmations,
             time_text(one.newest.broadcast_at),
         )
         for one in found
     ]
-    columns = ("ID", "STATE", "TROUBLE", "TXID", "COINS", "VALUE", "FEE", "VERSIONS", "BROADCAST")
+    columns = ("ID", "STATE", "TROUBLE", "TXID", "COINS", "VALUE", "FEE", "VERSIONS", "CONFIRMED", "BROADCAST")
     print_table(columns, rows, empty="Nothing was passed on yet.")
 
 

@@ -10,6 +10,7 @@ from lightipn.cli.output import console, print_facts
 from lightipn.cli.run import ConfigOption, configured, errors, reported_errors
 from lightipn.config import DEFAULT_FILE, load_config
 from lightipn.config_keys import example_text
+from lightipn.parts import forwarding_kit_of
 
 
 def serve(config: ConfigOption = None) -> None:
@@ -37,6 +38,7 @@ def check_config(config: ConfigOption = None) -> None:
     """Check the configuration and print what is in force; names every problem at once."""
     with reported_errors():
         loaded = load_config(config)
+        forwarding_kit_of(loaded)
         print_facts(
             {
                 "network": loaded.network.name,

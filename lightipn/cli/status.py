@@ -18,7 +18,13 @@ def status(config: ConfigOption = None, json: JsonOption = False) -> None:
     summary = ask_service(config, lambda service: service.summary())
     is_running = is_service_running(loaded.database)
     has_regular_blocks = loaded.network.name != "regtest"
-    alarms = alarms_of(summary, now=int(time.time()), is_running=is_running, has_regular_blocks=has_regular_blocks)
+    alarms = alarms_of(
+        summary,
+        now=int(time.time()),
+        is_running=is_running,
+        has_regular_blocks=has_regular_blocks,
+        is_forwarding_on=loaded.forwarding.seed_file is not None,
+    )
     if json:
         facts = {"running": is_running, "network": loaded.network.name, "alarms": alarms}
         print_json(facts | _summary_json(summary))

@@ -147,7 +147,7 @@ class Follower:
         log.warning("forwarding.transfer_voided", transfer=transfer.transfer_id, txid=hex_of(transfer.newest.txid))
 
         def work(db: Database) -> None:
-            transfers.void_transfer(db, transfer)
+            transfers.void_transfer(db, transfer, now=int(self._clock()))
             tip_height = chain.load_tip_height(db)
             for coin in transfer.coins:  # a sweep's are of several forwards
                 forwards.wake(db, coin.scripthash, tip_height=tip_height)

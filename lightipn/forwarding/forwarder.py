@@ -123,8 +123,15 @@ class Forwarder:
         """Plan and sign a transfer of the coins that are worth it, or say why they wait."""
         if not found:
             return Hold(NOTHING_LEFT)
-        coins = [found[position] for position in worth_spending([coin.amount_sat for coin in found], fee_rate)]
-        plan = self._purse.plan(coins, terms, fee_rate=fee_rate) if coins else Hold(TOO_SMALL)
+        amounts_sat = [coin.amount_sat for coin in found]
+        plan: Plan | Hold = Hold(TOO_SMALL)
+        # All that bring something; where that is too dear, those alone that are not dear themselves.
+        for most_percent in (100.0, self._purse.limits.max_percent):
+            chosen = worth_spending(amounts_sat, fee_rate, most_percent=most_percent)
+            coins = [found[position] for position in chosen]
+            plan = self._purse.plan(coins, terms, fee_rate=fee_rate) if coins else plan
+            if not isinstance(plan, Hold):
+                break
         if isinstance(plan, Hold):
             return plan
         signed = await self._purse.sign(coins, plan)

@@ -97,13 +97,16 @@ def dust_sat_of(script: bytes) -> int:
     return (8 + _compact_bytes(len(script)) + len(script) + (67 if is_witness else 148)) * DUST_RATE
 
 
-def worth_spending(amounts_sat: Sequence[int], fee_rate: float) -> list[int]:
-    """Return which coins bring more than they cost to spend, by their positions: the largest first, at most 200.
+def worth_spending(amounts_sat: Sequence[int], fee_rate: float, *, most_percent: float = 100.0) -> list[int]:
+    """Return which coins are worth it, by their positions: the largest first, at most 200.
 
     Dust that somebody sends would otherwise keep a payment from being passed on, or make it dear.
+
+    Args:
+        most_percent: what it costs to spend a coin, of its amount; 100 for all that bring anything.
     """
     cost_sat = math.ceil(max(fee_rate, LOWEST_FEE_RATE) * INPUT_VBYTES)
-    chosen = [position for position, amount_sat in enumerate(amounts_sat) if amount_sat > cost_sat]
+    chosen = [position for position, amount_sat in enumerate(amounts_sat) if amount_sat * most_percent > 100 * cost_sat]
     return sorted(chosen, key=lambda position: (-amounts_sat[position], position))[:MOST_COINS]
 
 

@@ -80,8 +80,10 @@ def read_words(file: Path) -> str:
         raise ConfigError([f"forwarding.seed_file: {file} has mode {mode:04o}, want 0600: others must not read it"])
     try:
         return check_words(raw.decode("ascii"))
-    except UnicodeError:
-        raise ConfigError([f"forwarding.seed_file: {file} holds no recovery words"]) from None
+    except (UnicodeError, ConfigError):
+        raise ConfigError(
+            [f"forwarding.seed_file: {file} does not hold 12 to 24 recovery words with a right checksum"]
+        ) from None
 
 
 def addresses_of(words: str, network: Network) -> AddressChain:

@@ -24,6 +24,8 @@ from lightipn.store.movements import RecordedMovement as RecordedMovement
 MOST_CONFIRMATIONS = 1000
 MOST_REFERENCE_CHARS = 100
 MOST_SHOWN = 1000
+# What the system that accounts follow calls a deposit, with its txid behind.
+DEPOSIT_REFERENCE = "crypto_deposit_"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
 T = TypeVar("T")
@@ -221,6 +223,8 @@ class Accounts:
                 f"reference has {len(reference)} characters, want 1 to {MOST_REFERENCE_CHARS} printable ones",
                 code="bad-reference",
             )
+        if reference.startswith(DEPOSIT_REFERENCE):
+            raise RequestError(f"reference begins with {DEPOSIT_REFERENCE}, which names deposits", code="bad-reference")
         now = int(self._ground.clock())
         movement = Movement(
             kind=MovementKind.ADJUST,

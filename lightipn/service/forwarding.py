@@ -12,7 +12,8 @@ from lightipn.errors import RequestError
 from lightipn.service.ground import ForwardingKit, Ground
 from lightipn.service.hooking import Hooks
 from lightipn.service.owners import check_owner
-from lightipn.store import forwards, hooks, subscriptions, transfers
+from lightipn.service.scanning import GAP_LIMIT
+from lightipn.store import forwards, hooks, ledger, subscriptions, transfers
 from lightipn.store.database import Database
 from lightipn.store.forwards import Forward as Forward  # what routes are answered with: they may not see the store
 from lightipn.store.forwards import ForwardTerms as ForwardTerms
@@ -57,11 +58,10 @@ class Forwards:
 
         def work(db: Database) -> ShownForward:
             if not forwards.is_bound_to(db, kit.addresses.identity):
-                raise RequestError(
-                    "nobody knows which addresses of the recovery words were used; run lightipn forwarding recover",
-                    code="not-recovered",
-                    status_hint=503,
-                )
+                raise _not_recovered("which addresses of the recovery words were used is not known")
+            _check_recovered(db)
+            for text in (checked.destination, checked.process_address):
+                _check_foreign(db, text, self._ground)
             index = forwards.next_index(db)
             address = kit.addresses.address_at(index)
             made = forwards.add_forward(db, owner=owner, index=index, address=address, terms=checked, now=now)
@@ -120,7 +120,7 @@ class Forwards:
             ("mining_fees_satoshis", terms.mining_fee_sat),
         ):
             if amount_sat is not None and not 1 <= amount_sat <= MAX_MONEY_SAT:
-                raise RequestError(f"{name} is {amount_sat}, want at least 1", code="bad-amount")
+                raise RequestError(f"{name} is {str(amount_sat)[:20]}, want 1 to {MAX_MONEY_SAT}", code="bad-amount")
         share = terms.process_share
         if share is not None and (not _SHARE.fullmatch(share) or not Decimal(share)):
             raise RequestError(
@@ -190,7 +190,12 @@ class Forwards:
             raise RequestError("no address is named, and there is no master address", code="no-destination")
         text = parse_address(chosen, self._ground.network).text
         now = int(self._ground.clock())
-        await self._store.transact(lambda db: transfers.add_sweep(db, text, is_all=is_all, now=now))
+
+        def work(db: Database) -> None:
+            _check_foreign(db, text, self._ground)
+            transfers.add_sweep(db, text, is_all=is_all, now=now)
+
+        await self._store.transact(work)
         return text
 
     async def bind(self) -> None:
@@ -224,6 +229,11 @@ class Forwards:
         def work(db: Database) -> int:
             if not forwards.bind_seed(db, kit.addresses.identity):
                 raise _other_seed()
+            seen_to = forwards.next_index(db)
+            if first > seen_to:
+                raise RequestError(
+                    f"--from is {first}, and addresses from {seen_to} on were not looked at", code="bad-number"
+                )
             new = 0
             for index, address in addresses.items():
                 if not forwards.has_index(db, index):
@@ -231,12 +241,44 @@ class Forwards:
                     forwards.add_forward(
                         db, owner=owner, index=index, address=address, terms=terms, is_active=False, now=now
                     )
+                    ledger.forget_status(db, [address.scripthash])  # so that it shows that it was asked about
+                    ledger.save_watch_change(db, address.scripthash, ledger.WatchChange.ASKED)
                     new += 1
+            forwards.save_recovered_to(db, forwards.next_index(db))
             return new
 
         added = await self._store.transact(work)
         self._ground.bells.watches()
         return added
+
+
+def _not_recovered(reason: str) -> RequestError:
+    return RequestError(f"{reason}: lightipn forwarding recover", code="not-recovered", status_hint=503)
+
+
+def _check_recovered(db: Database) -> None:
+    """Refuse a new address until, behind the last used one, so many unused ones were seen as wallets look ahead."""
+    seen_to = forwards.load_recovered_to(db)
+    if seen_to is None:
+        return
+    if forwards.has_unseen(db, below=seen_to):
+        raise RequestError(
+            "the addresses of the recovery words are being looked at; ask again in a while",
+            code="scan-pending",
+            status_hint=503,
+        )
+    highest = forwards.load_highest_used(db, below=seen_to)
+    if highest + GAP_LIMIT >= seen_to:
+        raise _not_recovered(
+            f"fewer than {GAP_LIMIT} unused addresses were seen behind the last used one, want more from {seen_to} on"
+        )
+    forwards.forget_recovery(db)
+
+
+def _check_foreign(db: Database, text: str, ground: Ground) -> None:
+    """Refuse a destination that is an input address itself: its coins would only go round."""
+    if text and forwards.has_address(db, parse_address(text, ground.network).scripthash):
+        raise RequestError("the destination is an input address of a forward", code="bad-address")
 
 
 def _other_seed() -> RequestError:

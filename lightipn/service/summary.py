@@ -28,6 +28,8 @@ class Summary:
         costly_forwards: those whose coins wait because the fee would be too high.
         unsigned_forwards: those whose coins wait because the seed file cannot be used.
         troubled_transfers: signed transactions that something keeps from being mined.
+        voided_transfers: those of the last week that were given up, because a payment that they passed on is gone.
+        active_forwards: how many forwards would pass coins on.
         negative_accounts: those from which more was booked away than is left after a deposit was lost.
         oldest_due_at: unix seconds at which the message that waits longest is or was due; None if none waits.
     """
@@ -46,10 +48,14 @@ class Summary:
     costly_forwards: tuple[forwards.Forward, ...]
     unsigned_forwards: tuple[forwards.Forward, ...]
     troubled_transfers: tuple[transfers.Transfer, ...]
+    voided_transfers: tuple[transfers.Transfer, ...]
+    active_forwards: int
     is_key_there: bool
 
 
-def alarms_of(summary: Summary, *, now: int, is_running: bool, has_regular_blocks: bool) -> list[str]:
+def alarms_of(
+    summary: Summary, *, now: int, is_running: bool, has_regular_blocks: bool, is_forwarding_on: bool = True
+) -> list[str]:
     """Say what an operator must look at, the worst first; empty if nothing.
 
     Args:
@@ -89,7 +95,16 @@ def alarms_of(summary: Summary, *, now: int, is_running: bool, has_regular_block
         " been booked away: lightipn account movements"
         for account in summary.negative_accounts
     ]
-    alarms += [
+    alarms += _forwarding_alarms(summary, is_on=is_forwarding_on)
+    if summary.tip is not None and has_regular_blocks:
+        age_s = now - parse_header(summary.tip[2]).time
+        if age_s > OLD_TIP_S:
+            alarms.append(f"the newest block is {age_s // 60} min old: the servers may be stuck, or hide newer ones")
+    return alarms
+
+
+def _forwarding_alarms(summary: Summary, *, is_on: bool) -> list[str]:
+    alarms = [
         f"coins at {forward.address} are held: the mining fee is above [forwarding] max_fee_percent or max_fee_rate"
         for forward in summary.costly_forwards
     ]
@@ -101,10 +116,15 @@ def alarms_of(summary: Summary, *, now: int, is_running: bool, has_regular_block
         f"transfer {transfer.transfer_id} ({hex_of(transfer.newest.txid)}) is not mined: {transfer.trouble}"
         for transfer in summary.troubled_transfers
     ]
-    if summary.tip is not None and has_regular_blocks:
-        age_s = now - parse_header(summary.tip[2]).time
-        if age_s > OLD_TIP_S:
-            alarms.append(f"the newest block is {age_s // 60} min old: the servers may be stuck, or hide newer ones")
+    alarms += [
+        f"transfer {transfer.transfer_id} ({hex_of(transfer.newest.txid)}) was given up: a payment that it passed on is"
+        " gone. If its callback was heard, its receiver does not know"
+        for transfer in summary.voided_transfers
+    ]
+    if summary.active_forwards and not is_on:
+        alarms.append(
+            f"forwarding is off, and there are {summary.active_forwards} forwards: what is paid to them stays there"
+        )
     return alarms
 
 
@@ -126,5 +146,7 @@ def load_summary(db: Database, *, now: int) -> Summary:
         costly_forwards=tuple(forwards.load_holding(db, reason="fee-too-high", limit=20)),
         unsigned_forwards=tuple(forwards.load_holding(db, reason="seed-unusable", limit=20)),
         troubled_transfers=tuple(transfers.load_troubled(db, limit=20)),
+        voided_transfers=tuple(transfers.load_voided(db, since=now - LOST_SHOWN_S, limit=20)),
+        active_forwards=forwards.count_active(db),
         is_key_there=keys.has_live_key(db),
     )

@@ -230,7 +230,7 @@ class Wallets:
 
 def _check_name(name: str) -> None:
     is_good = 1 <= len(name) <= MOST_NAME_CHARS and name.isascii() and name.isprintable() and "/" not in name
-    if not is_good or name in ("hd", "addresses"):
+    if not is_good or name in ("hd", "addresses", ".", ".."):
         raise RequestError(
             f"wallet name is {name[:60]!a}, want 1 to {MOST_NAME_CHARS} printable characters without a slash",
             code="bad-wallet-name",

@@ -218,7 +218,9 @@ def load_lost(db: Database, *, since: int, limit: int) -> list[LostPayment]:
         " WHERE event.kind IN ('payment.reverted', 'payment.replaced', 'payment.dropped') AND event.happened_at >= ?"
         " AND message.state = 'acknowledged' AND ledger_entry.state != 'confirmed'"
         # What was told because of it is no reason for an alarm.
-        " AND message.created_at < event.happened_at"
+        " AND message.created_at < event.happened_at AND NOT EXISTS (SELECT 1 FROM message AS later"
+        " JOIN subscription AS told USING (subscription_id) WHERE later.txid = event.txid"
+        " AND later.created_at >= event.happened_at AND told.hook_id IS NOT NULL AND told.owner = subscription.owner)"
         " ORDER BY event.number DESC LIMIT ?",
         [since, limit],
     ).fetchall()

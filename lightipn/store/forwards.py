@@ -309,6 +309,55 @@ def bind_seed(db: Database, identity: bytes) -> bool:
     return is_bound_to(db, identity) is True
 
 
+def save_recovered_to(db: Database, index: int) -> None:
+    """Record up to which index, exclusively, the addresses of earlier databases are looked at."""
+    db.execute(
+        "INSERT INTO setting (name, value) VALUES ('forwarding_recovered_to', ?)"
+        " ON CONFLICT DO UPDATE SET value = CAST(max(CAST(value AS INTEGER), excluded.value) AS TEXT)",
+        [str(index)],
+    )
+
+
+def load_recovered_to(db: Database) -> int | None:
+    """Return up to which index addresses were looked at; None where the seed was made for this database."""
+    row = db.execute("SELECT value FROM setting WHERE name = 'forwarding_recovered_to'").fetchone()
+    return int(row[0]) if row else None
+
+
+def forget_recovery(db: Database) -> None:
+    """Record that enough was looked at: from now on this database knows all addresses."""
+    db.execute("DELETE FROM setting WHERE name = 'forwarding_recovered_to'")
+
+
+def load_highest_used(db: Database, *, below: int) -> int:
+    """Return the highest index below one to which something was ever paid; -1 for none."""
+    row = db.execute(
+        "SELECT coalesce(max(address_index), -1) FROM forward WHERE address_index < ? AND EXISTS"
+        " (SELECT 1 FROM ledger_entry WHERE ledger_entry.scripthash = forward.scripthash)",
+        [below],
+    ).fetchone()
+    return int(row[0])
+
+
+def has_unseen(db: Database, *, below: int) -> bool:
+    """Tell whether the servers were not asked yet about an address below an index."""
+    found = db.execute(
+        "SELECT 1 FROM forward JOIN script USING (scripthash) WHERE address_index < ? AND absorbed_at IS NULL LIMIT 1",
+        [below],
+    )
+    return found.fetchone() is not None
+
+
+def has_address(db: Database, scripthash: ScriptHash) -> bool:
+    """Tell whether an output script is that of an input address."""
+    return db.execute("SELECT 1 FROM forward WHERE scripthash = ?", [scripthash]).fetchone() is not None
+
+
+def count_active(db: Database) -> int:
+    """Return how many forwards would pass coins on."""
+    return int(db.execute("SELECT count(*) FROM forward WHERE state = 'active'").fetchone()[0])
+
+
 def is_bound_to(db: Database, identity: bytes) -> bool | None:
     """Tell whether the database's input addresses belong to a seed; None while it is bound to none."""
     row = db.execute("SELECT value FROM setting WHERE name = 'forwarding_seed'").fetchone()

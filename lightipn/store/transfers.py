@@ -202,9 +202,9 @@ def save_final(db: Database, transfer_id: int) -> None:
     db.execute("UPDATE transfer SET state = 'final', trouble = '' WHERE transfer_id = ?", [transfer_id])
 
 
-def void_transfer(db: Database, transfer: Transfer) -> None:
+def void_transfer(db: Database, transfer: Transfer, *, now: int) -> None:
     """Give up a transfer that lost a coin: no version of it can be mined, and its other coins are free again."""
-    db.execute("UPDATE transfer SET state = 'void' WHERE transfer_id = ?", [transfer.transfer_id])
+    db.execute("UPDATE transfer SET state = 'void', voided_at = ? WHERE transfer_id = ?", [now, transfer.transfer_id])
     db.execute("DELETE FROM transfer_coin WHERE transfer_id = ?", [transfer.transfer_id])
 
 
@@ -259,6 +259,15 @@ def load_sweep(db: Database) -> SweepWish | None:
 def take_sweep(db: Database, wish_id: int) -> None:
     """Forget a wish: it was carried out, or cannot be."""
     db.execute("DELETE FROM sweep_wish WHERE wish_id = ?", [wish_id])
+
+
+def load_voided(db: Database, *, since: int, limit: int) -> Sequence[Transfer]:
+    """Return transfers that were given up since a time (unix seconds), the last ones first."""
+    rows = db.execute(
+        "SELECT transfer_id FROM transfer WHERE state = 'void' AND voided_at >= ? ORDER BY transfer_id DESC LIMIT ?",
+        [since, limit],
+    ).fetchall()
+    return [load_transfer(db, row[0]) for row in rows]
 
 
 def load_troubled(db: Database, *, limit: int) -> Sequence[Transfer]:

@@ -148,6 +148,17 @@ async def test_dust_that_somebody_sends_keeps_nothing_back(rig: Rig) -> None:
     assert spent_by((await rig.transfer()).newest) == {coin}
 
 
+async def test_dear_coins_that_somebody_sends_hold_no_payment_back(rig: Rig) -> None:
+    """Coins that bring a little, and would make the whole too dear, are left: the payment goes without them."""
+    forward = await rig.forward()
+    rig.network.rate = 20.0
+    cheap = (entry_of(number, received_sat=1_500, state=confirmed(TIP)) for number in range(12))
+    await rig.write(forward, *cheap)
+    coin = await rig.pay(forward, 99)
+    await rig.work()
+    assert spent_by((await rig.transfer()).newest) == {coin}
+
+
 async def test_nothing_is_signed_while_no_server_answers(rig: Rig) -> None:
     """While nobody answers no fee is guessed; where servers answer and have no estimate, the least is paid."""
     forward = await rig.forward()

@@ -12,6 +12,7 @@ from lightipn.forwarding.seed import addresses_of
 from lightipn.service.desk import Service
 from lightipn.service.forwarding import MOST_LISTED, MOST_LOOKED_AT, ForwardTerms
 from lightipn.store import forwards, ledger, subscriptions, transfers
+from lightipn.store.database import Database
 from tests.forwarding.rig import DESTINATION, MASTER, OTHER_WORDS, URL, WORDS, Rig, open_rig
 from tests.service.rig import Tools
 from tests.store.rows import regtest_address
@@ -103,12 +104,47 @@ async def test_without_words_there_are_no_forwards(tools: Tools) -> None:
     assert await asked.list(owner="shop") == []
 
 
+async def look_at_all(rig: Rig) -> None:
+    """Have every input address be worked in, as the running service does."""
+
+    def work(db: Database) -> None:
+        for forward in forwards.load_forwards(db, owner=None, is_active_only=False, limit=1000):
+            ledger.save_status(db, forward.scripthash, None, now=int(rig.now))
+
+    await rig.store.transact(work)
+
+
 async def test_database_that_knows_nothing_of_its_words_gives_no_address(rig: Rig) -> None:
-    """Who restored the words but not the database must look first: else an address would be given a second time."""
+    """Who restored the words but not the database must look first: else an address would be given a second time.
+
+    Looked at is enough once the servers were asked, and twenty unused addresses lie behind the last used one.
+    """
+    asked = rig.service.forwards
     await rig.store.transact(lambda db: db.execute("DELETE FROM setting WHERE name = 'forwarding_seed'"))
     assert await refusal(rig.service) == "not-recovered"
-    assert await rig.service.forwards.recover(owner="operator", first=0, count=5) == 5
-    assert (await rig.forward()).address_index == 5
+    assert await asked.recover(owner="operator", first=0, count=25) == 25
+    assert await refusal(rig.service) == "scan-pending"
+    await look_at_all(rig)
+    recovered = await rig.store.read(
+        lambda db: forwards.load_forwards(db, owner=None, is_active_only=False, limit=1000)
+    )
+    await rig.pay(recovered[5], 1)
+    assert await refusal(rig.service) == "not-recovered"
+    with pytest.raises(RequestError):  # nobody looked at those in between
+        await asked.recover(owner="operator", first=26, count=5)
+    assert await asked.recover(owner="operator", first=25, count=1) == 1
+    await look_at_all(rig)
+    assert (await rig.forward()).address_index == 26
+    assert (await rig.forward()).address_index == 27
+
+
+async def test_input_addresses_are_no_destinations(rig: Rig) -> None:
+    """Coins that are passed on to an input address would only go round."""
+    made = await rig.forward()
+    assert await refusal(rig.service, destination=made.address) == "bad-address"
+    assert await refusal(rig.service, process_address=made.address, process_sat=1000) == "bad-address"
+    with pytest.raises(RequestError):
+        await rig.service.forwards.sweep(made.address)
 
 
 async def test_words_of_another_database_are_refused(rig: Rig) -> None:

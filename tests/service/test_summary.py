@@ -29,6 +29,8 @@ async def test_summary_is_what_the_database_says(tools: Tools) -> None:
         costly_forwards=(),
         unsigned_forwards=(),
         troubled_transfers=(),
+        voided_transfers=(),
+        active_forwards=0,
         is_key_there=False,
     )
     headers = tuple(parse_header(raw) for raw in mined_run(genesis_of(REGTEST), 2))

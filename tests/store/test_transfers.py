@@ -104,7 +104,7 @@ def test_coin_belongs_to_one_transfer(db: Database, forward: Forward) -> None:
 def test_void_transfer_frees_its_coins(db: Database, forward: Forward) -> None:
     """What is given up is followed no more, and its coins may go again, in the very same transaction even."""
     transfer = add(db, forward, payment(1), ONE)
-    transfers.void_transfer(db, transfer)
+    transfers.void_transfer(db, transfer, now=NOW)
     assert transfers.load_open_transfers(db) == []
     again = add(db, forward, payment(1), ONE)
     assert [one.state for one in transfers.load_transfers(db, limit=9)] == ["open", "void"]

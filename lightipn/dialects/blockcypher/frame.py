@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from lightipn.api.errors import Endpoint, in_shape, route_of
 from lightipn.api.owners import Doorkeeper
-from lightipn.api.parameters import body_of, query_of
+from lightipn.api.parameters import MAX_BODY_BYTES, body_of, query_of
 from lightipn.bitcoin.network import Network
 from lightipn.dialects.blockcypher import answers
 from lightipn.dialects.blockcypher.objects import names_of
@@ -70,10 +70,10 @@ class Frame:
     network: Network
     public_url: str
 
-    def routes(self, path: str, methods: Mapping[str, Work]) -> list[Route]:
+    def routes(self, path: str, methods: Mapping[str, Work], *, most_body_bytes: int = MAX_BODY_BYTES) -> list[Route]:
         """Return the routes of a path below the chain's."""
         return [
-            route_of(f"{BASE}{path}{slash}", self.answering(partial(self._answer, work)), [method])
+            route_of(f"{BASE}{path}{slash}", self.answering(partial(self._answer, work, most_body_bytes)), [method])
             for method, work in methods.items()
             for slash in ("", "/")
         ]
@@ -94,9 +94,9 @@ class Frame:
         """Have an endpoint answer refusals in the dialect's shape."""
         return in_shape(endpoint, lambda error: answers.ErrorJson(str(error)))
 
-    async def _answer(self, work: Work, request: Request) -> Response:
+    async def _answer(self, work: Work, most_body_bytes: int, request: Request) -> Response:
         self.check_network(request)
-        fields = fields_of(query_of(request), await body_of(request))
+        fields = fields_of(query_of(request), await body_of(request, most_bytes=most_body_bytes))
         call = Call(fields=fields, parts=request.path_params, owner="", url=self.url_of(request))
         owner = await self.doorkeeper.owner_of(request, call.texts(), dialect=DIALECT)
         return await work(replace(call, owner=owner))

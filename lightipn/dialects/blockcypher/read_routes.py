@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from lightipn.api.errors import json_response, route_of
-from lightipn.api.parameters import whole_number
+from lightipn.api.parameters import MAX_BODY_BYTES, whole_number
 from lightipn.bitcoin.address import Address, parse_address
 from lightipn.bitcoin.hashes import Txid, hash_from_hex, hex_of
 from lightipn.chain.verifier import Confirmed, Unconfirmed
@@ -22,7 +22,7 @@ from lightipn.errors import RequestError
 from lightipn.ledger.entries import GONE, LedgerEntry, Replaced
 from lightipn.service.hooking import MOST_HOOKS
 from lightipn.service.lookups import KnownPayments
-from lightipn.service.transactions import PlacedTransaction
+from lightipn.service.transactions import MOST_PUSHED_BYTES, PlacedTransaction
 from lightipn.service.wallets import ShownWallet
 
 DEFAULT_REFS, MOST_REFS = 200, 2000
@@ -56,7 +56,7 @@ class ReadApi:
             *frame.routes("/addrs/{asked}/balance", {"GET": partial(self._batch, self.balance)}),
             *frame.routes("/addrs/{asked}/full", {"GET": partial(self._batch, self.full)}),
             *frame.routes("/addrs/{asked}", {"GET": partial(self._batch, self.address)}),
-            *frame.routes("/txs/push", {"POST": self.push}),
+            *frame.routes("/txs/push", {"POST": self.push}, most_body_bytes=2 * MOST_PUSHED_BYTES + MAX_BODY_BYTES),
             *frame.routes("/txs/{asked}/confidence", {"GET": partial(self._batch, self.confidence)}),
             *frame.routes("/txs/{asked}", {"GET": partial(self._batch, self.transaction)}),
             *[route_of(f"/v1/tokens/{{token}}{slash}", frame.answering(self.limits), ["GET"]) for slash in ("", "/")],

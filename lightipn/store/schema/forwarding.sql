@@ -32,6 +32,7 @@ CREATE TABLE transfer (
     destination TEXT NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('open', 'final', 'void')),
     trouble TEXT NOT NULL DEFAULT '',
+    voided_at INTEGER,
     told_txid BLOB,
     told_confirmations INTEGER NOT NULL DEFAULT 0,
     created_at INTEGER NOT NULL

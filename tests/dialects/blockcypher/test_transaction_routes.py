@@ -178,6 +178,17 @@ async def test_pushed_transaction_is_handed_over_and_shown(caller: Caller, outsi
     assert outside.broadcasts == [ONE.raw]
 
 
+async def test_large_transaction_may_be_pushed(caller: Caller, outside: FakeOutside) -> None:
+    """What the network relays is taken, though other bodies must be smaller; what is larger is refused by its size."""
+    large = payment(1, script=bytes(90_000))
+    await caller.call("POST", f"{V1}/txs/push", json={"tx": large.raw.hex()})
+    assert outside.broadcasts == [large.raw]
+    status, _ = await caller.refusal("POST", f"{V1}/txs/push", json={"tx": "00" * 500_000})
+    assert status == 413
+    status, _ = await caller.refusal("POST", f"{V1}/hooks", json={"event": "x" * 70_000})
+    assert status == 413
+
+
 async def test_transaction_that_was_taken_is_not_refused_for_its_inputs(caller: Caller, outside: FakeOutside) -> None:
     """Once the servers took it, it is 201: that nobody tells what it spends only leaves that out."""
     outside.trouble, outside.hides_inputs = GONE, True
