@@ -227,6 +227,7 @@ class Forwards:
         now = int(self._ground.clock())
 
         def work(db: Database) -> int:
+            was_unknown = forwards.is_bound_to(db, kit.addresses.identity) is None
             if not forwards.bind_seed(db, kit.addresses.identity):
                 raise _other_seed()
             seen_to = forwards.next_index(db)
@@ -244,7 +245,8 @@ class Forwards:
                     ledger.forget_status(db, [address.scripthash])  # so that it shows that it was asked about
                     ledger.save_watch_change(db, address.scripthash, ledger.WatchChange.ASKED)
                     new += 1
-            forwards.save_recovered_to(db, forwards.next_index(db))
+            if was_unknown or forwards.load_recovered_to(db) is not None:
+                forwards.save_recovered_to(db, forwards.next_index(db))
             return new
 
         added = await self._store.transact(work)

@@ -138,6 +138,14 @@ async def test_database_that_knows_nothing_of_its_words_gives_no_address(rig: Ri
     assert (await rig.forward()).address_index == 27
 
 
+async def test_database_that_knows_its_words_gives_addresses_whatever_is_looked_at(rig: Rig) -> None:
+    """Looking further in a database that made all of its addresses itself holds nothing up."""
+    made = await rig.forward()
+    await rig.pay(made, 1)
+    assert await rig.service.forwards.recover(owner="operator", first=0, count=3) == 2
+    assert (await rig.forward()).address_index == 3
+
+
 async def test_input_addresses_are_no_destinations(rig: Rig) -> None:
     """Coins that are passed on to an input address would only go round."""
     made = await rig.forward()
