@@ -52,6 +52,7 @@ class Follower:
         self._ring = ring
         self._clock = clock
         self._handed: dict[int, tuple[int, float]] = {}  # version → tip and time at which it was handed over last
+        self._held: dict[int, int] = {}  # transfer → tip at which no version could be had that pays more
 
     async def follow_all(self, fee_rate: float | None) -> None:
         """Look once at every transfer that is not deep in the chain yet.
@@ -62,6 +63,8 @@ class Follower:
         found = await self._store.read(transfers.load_open_transfers)
         current = {version.version_id for transfer in found for version in transfer.versions}
         self._handed = {version_id: at for version_id, at in self._handed.items() if version_id in current}
+        open_ids = {transfer.transfer_id for transfer in found}
+        self._held = {transfer_id: tip for transfer_id, tip in self._held.items() if transfer_id in open_ids}
         for transfer in found:
             await self._follow(transfer, fee_rate)
 
@@ -131,9 +134,11 @@ class Follower:
 
     async def _record_taken(self, transfer: Transfer, version: Version) -> None:
         def work(db: Database) -> bool:
-            transfers.save_trouble(db, transfer.transfer_id, "")
+            if transfer.trouble == REFUSED:
+                transfers.save_trouble(db, transfer.transfer_id, "")
             if not transfers.save_broadcast(db, version.version_id, now=int(self._clock())):
                 return False
+            transfers.save_trouble(db, transfer.transfer_id, "")
             return tell_passed_on(db, transfer, version, payload_of=self._payload_of, now=self._clock())
 
         is_due = await self._store.transact(work)
@@ -155,18 +160,20 @@ class Follower:
         await self._store.transact(work)
 
     async def _bump(self, transfer: Transfer, tip_height: int, fee_rate: float) -> bool:
-        """Sign a version that pays more, of the very same coins; False if none can be had within the limits."""
+        """Sign a version that pays more, of the very same coins; False if none can be had: once a tip that is tried."""
+        if self._held.get(transfer.transfer_id) == tip_height:
+            return False
         newest = transfer.newest
         terms = await self._store.read(partial(self._terms_of, transfer=transfer))
         # By the size that the new one may have at most: its signatures may be a byte longer.
         least_sat = least_bump_sat(newest.fee_sat, vbytes_of(len(transfer.coins), terms.scripts))
         plan = self._purse.plan(transfer.coins, terms, fee_rate=fee_rate, least_fee_sat=least_sat)
         if isinstance(plan, Hold):
-            await self._hold_bump(transfer, FEE_TOO_HIGH)
+            await self._hold_bump(transfer, FEE_TOO_HIGH, tip_height)
             return False
         signed = await self._purse.sign(transfer.coins, plan)
         if isinstance(signed, Hold):
-            await self._hold_bump(transfer, signed.reason)
+            await self._hold_bump(transfer, signed.reason, tip_height)
             return False
 
         def work(db: Database, plan: Plan = plan) -> Transfer | None:
@@ -193,7 +200,8 @@ class Follower:
         await self.hand_over(bumped, bumped.newest)
         return True
 
-    async def _hold_bump(self, transfer: Transfer, reason: str) -> None:
+    async def _hold_bump(self, transfer: Transfer, reason: str, tip_height: int) -> None:
+        self._held[transfer.transfer_id] = tip_height
         if transfer.trouble != reason:
             log.warning("forwarding.bump_held", transfer=transfer.transfer_id, reason=reason)
         await self._store.transact(lambda db: transfers.save_trouble(db, transfer.transfer_id, reason))
