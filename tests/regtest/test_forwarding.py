@@ -144,8 +144,8 @@ async def test_words_alone_bring_every_coin_back(bitcoind: Bitcoind, electrumx: 
     folder.mkdir()
     service = ServiceProcess(folder, service_options(electrumx, forwarding_seed_file=folder / "forwarding.seed"))
     try:
-        done = run_with_input(service, words.upper(), "forwarding", "recover", "--count", "10")
-        assert (done.returncode, done.stdout.strip()) == (0, "10 addresses are watched anew, of 10.")
+        done = run_with_input(service, words.upper(), "forwarding", "recover", "--count", "30")
+        assert (done.returncode, done.stdout.strip()) == (0, "30 addresses are watched anew, of 30.")
         assert not set(words.split()) & set(f"{done.stdout} {done.stderr}".split())
         await service.start()
         await service.wait_ready()
@@ -161,7 +161,7 @@ async def test_words_alone_bring_every_coin_back(bitcoind: Bitcoind, electrumx: 
         end(service)
     assert mined.spends == keeper.payments.keys()
     assert mined.outputs == {destination: sum(keeper.payments.values()) - mined.fee_sat}
-    assert made["input_address"] == addresses_of(words, REGTEST).address_at(10).text
+    assert made["input_address"] == addresses_of(words, REGTEST).address_at(30).text
 
 
 def run_with_input(service: ServiceProcess, text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
