@@ -9,6 +9,7 @@ LightIPNError
 │   └── SourceMisbehavedError    broke the protocol or lied                                         -> drop and penalise
 │       ├── ProtocolError        not JSON-RPC, wrong shape, unasked answer, oversized line
 │       ├── HeaderError          does not connect, wrong bits, too little work
+│       ├── BlockError           not a block, or its transactions are not those of its header
 │       ├── MerkleBranchError    proof malformed, or its root differs
 │       ├── TransactionError     raw bytes are no transaction, or not the one asked for
 │       └── HistoryError         contradicts its own status, or itself
@@ -73,6 +74,10 @@ class ProtocolError(SourceMisbehavedError):
 
 class HeaderError(SourceMisbehavedError):
     """A header does not connect, has the wrong bits, or too little work."""
+
+
+class BlockError(SourceMisbehavedError):
+    """Bytes are not a block, or its transactions are not those that its header commits to."""
 
 
 class MerkleBranchError(SourceMisbehavedError):

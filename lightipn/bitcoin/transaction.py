@@ -23,6 +23,15 @@ class Outpoint:
     index: int
 
 
+PackedOutpoint = bytes
+"""36 bytes, as an outpoint stands in a transaction: the txid, and the index in four bytes, little-endian."""
+
+
+def packed_outpoint(txid: bytes, index: int) -> PackedOutpoint:
+    """Return an outpoint as it stands in a transaction."""
+    return txid + index.to_bytes(4, "little")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TxOutput:
     """An amount in satoshis and the output script it is paid to."""

@@ -45,6 +45,12 @@ def forwarding(db: Database) -> None:
     _run(db, "forwarding")
 
 
+@migrations()
+def bitcoind(db: Database) -> None:
+    """Make room for what one's own bitcoind shows, and for histories that are not whole."""
+    _run(db, "bitcoind")
+
+
 def _run(db: Database, name: str) -> None:
     """Run a script statement by statement: executescript would commit the migration's own transaction first."""
     script = (resources.files("lightipn.store") / "schema" / f"{name}.sql").read_text("utf-8")
@@ -58,5 +64,7 @@ def _run(db: Database, name: str) -> None:
             statement = ""
 
 
-MIGRATION_NAMES = frozenset({"first_schema", "several_servers", "shop_apis", "webhooks", "accounts", "forwarding"})
+MIGRATION_NAMES = frozenset(
+    {"first_schema", "several_servers", "shop_apis", "webhooks", "accounts", "forwarding", "bitcoind"}
+)
 """Every migration this version knows; a database that ran others was written by a newer one."""

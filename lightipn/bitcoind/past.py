@@ -1,0 +1,224 @@
+"""What happened to a script before it was watched.
+
+    with blockfilterindex      scanblocks names the blocks, each is searched       → the whole past
+    without                    scantxoutset names the unspent outputs, and their
+                               blocks are searched for just those transactions     → what is unspent; history_from says so
+
+A node scans for one caller at a time, for minutes on mainnet. So all scripts that wait are looked for together, and the
+node gets as long a pause after a scan as the scan took. Payments from now on are seen meanwhile.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import structlog
+import trio
+
+from lightipn.bitcoin.block import parse_block
+from lightipn.bitcoin.hashes import BlockHash, ScriptHash, Txid, hash_from_hex, scripthash_of
+from lightipn.bitcoin.transaction import PackedOutpoint
+from lightipn.bitcoind.book import WatchBook
+from lightipn.bitcoind.follower import NodeFollower
+from lightipn.bitcoind.rpc import FoundOutput, NodeRpc, satoshis_of
+from lightipn.errors import ProtocolError, SourceError, SourceRefusedError
+from lightipn.store import node_index
+from lightipn.store.database import Store
+from lightipn.store.node_index import NodeScript
+
+SCRIPTS_AT_ONCE = 20_000
+SCAN_TIMEOUT_S = 4 * 3600.0
+LONGEST_PAUSE_S = 600.0
+FIRST_RETRY_S = 1.0
+LONGEST_RETRY_S = 60.0
+PROGRESS_EVERY_S = 2.0
+ABORT_TIMEOUT_S = 1.0
+FILTER_INDEX = "basic block filter index"
+
+log = structlog.get_logger("bitcoind")
+
+
+@dataclass(slots=True)
+class _Findings:
+    """What a scan found, as far as it was worked in.
+
+    Args:
+        outputs: of the scripts that were looked for.
+        reached: what lies higher was looked through without knowing these outputs.
+        history_from: the height from which on histories are whole; None where all of them is.
+    """
+
+    reached: int
+    history_from: int | None
+    outputs: dict[PackedOutpoint, ScriptHash] = field(default_factory=dict)
+    unproved_sat: dict[ScriptHash, int] = field(default_factory=dict)
+
+
+class PastFinder:
+    """Looks for the past of scripts, all that wait together."""
+
+    def __init__(self, node: NodeRpc, store: Store, book: WatchBook, follower: NodeFollower) -> None:
+        self._node = node
+        self._store = store
+        self._book = book
+        self._follower = follower
+        self._bell = trio.Event()
+        self._is_ready = False  # the node can be asked
+        self.progress: float | None = None  # of the scan under way, in percent
+
+    def ring(self) -> None:
+        """Say that scripts may wait."""
+        self._bell.set()
+
+    def set_ready(self, is_ready: bool) -> None:
+        """Say whether the node can be asked."""
+        self._is_ready = is_ready
+        self._bell.set()
+
+    async def run(self) -> None:
+        """Look for the past of scripts for ever."""
+        tries = 0
+        while True:
+            self._bell = trio.Event()
+            waiting = await self._store.read(lambda db: node_index.load_pending(db, limit=SCRIPTS_AT_ONCE))
+            if not waiting or not self._is_ready:
+                await self._bell.wait()
+                continue
+            started = trio.current_time()
+            try:
+                await self._look_for(waiting)
+                tries, pause_s = 0, min(trio.current_time() - started, LONGEST_PAUSE_S)
+            except SourceError as error:
+                tries += 1
+                pause_s = min(FIRST_RETRY_S * 2.0 ** min(tries - 1, 10), LONGEST_RETRY_S)
+                log.warning("bitcoind.past_unavailable", scripts=len(waiting), reason=str(error), again_in_s=pause_s)
+            await trio.sleep(pause_s)
+
+    async def _look_for(self, waiting: Sequence[NodeScript]) -> None:
+        scripts = {one.script for one in waiting if one.script is not None}
+        indexes = await self._node.fetch_indexes()
+        has_filters = FILTER_INDEX in indexes and indexes[FILTER_INDEX].synced
+        started = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_progress, "scanblocks" if has_filters else "scantxoutset")
+            findings = await (self._search_blocks(scripts) if has_filters else self._search_outputs(scripts))
+            nursery.cancel_scope.cancel()
+        settle = partial(
+            node_index.settle_past,
+            scripthashes=[one.scripthash for one in waiting],
+            history_from=findings.history_from,
+            unproved_sat=findings.unproved_sat,
+        )
+        await self._follower.enter_past(findings.outputs, above=findings.reached, settle=settle)
+        done = {one.scripthash for one in waiting}
+        self._follower.without_past -= done
+        self._book.touch(done)
+        log.info(
+            "bitcoind.past_found",
+            scripts=len(waiting),
+            outputs=len(findings.outputs),
+            history_from=findings.history_from,
+            unproved_sat=sum(findings.unproved_sat.values()),
+            duration_s=round(trio.current_time() - started, 1),
+        )
+
+    async def _watch_progress(self, method: str) -> None:
+        try:
+            while True:
+                await trio.sleep(PROGRESS_EVERY_S)
+                try:
+                    self.progress = await self._node.fetch_scan_progress(method)
+                except SourceError:
+                    self.progress = None
+        finally:
+            self.progress = None
+
+    # --- with filters ---
+
+    async def _search_blocks(self, scripts: set[bytes]) -> _Findings:
+        """Search the blocks whose filters speak of the scripts."""
+        async with self._aborted_if_cancelled("scanblocks"):
+            scan = await self._node.scan_blocks(sorted(scripts), timeout_s=SCAN_TIMEOUT_S)
+        hashes = [BlockHash(self._hash(text)) for text in scan.relevant_blocks]
+        heights = await self._node.fetch_heights(hashes)
+        findings = _Findings(reached=min(scan.to_height, self._follower.height), history_from=None)
+        for height, block_hash in sorted((height, each) for height, each in zip(heights, hashes, strict=True) if height):
+            if height > findings.reached:
+                continue  # looked through as it comes
+            if not await self._search_block(findings, height, block_hash, scripts):
+                info = await self._node.fetch_chain_info()
+                findings.history_from = max(info.prune_height or 0, height + 1)
+        return findings
+
+    # --- without ---
+
+    async def _search_outputs(self, scripts: set[bytes]) -> _Findings:
+        """Search the unspent outputs, and prove each by its block."""
+        async with self._aborted_if_cancelled("scantxoutset"):
+            scan = await self._node.scan_outputs(sorted(scripts), timeout_s=SCAN_TIMEOUT_S)
+        # Outputs made later were seen as they came; those spent between the script's first watch and the scan may be
+        # missing, so the history counts as whole from the scan on.
+        findings = _Findings(reached=min(scan.height, self._follower.height), history_from=scan.height + 1)
+        by_height: dict[int, list[FoundOutput]] = {}
+        for output in scan.unspents:
+            by_height.setdefault(output.height, []).append(output)
+        for height, outputs in sorted(by_height.items()):
+            if height > findings.reached:
+                continue
+            hashes = await self._node.fetch_block_hashes(height, 1)
+            txids = {Txid(self._hash(output.txid)) for output in outputs}
+            if hashes and await self._search_block(findings, height, hashes[0], scripts, txids=txids):
+                continue
+            for output in outputs:
+                scripthash = scripthash_of(bytes.fromhex(output.script))
+                so_far = findings.unproved_sat.get(scripthash, 0)
+                findings.unproved_sat[scripthash] = so_far + satoshis_of(output.amount)
+        return findings
+
+    # --- both ---
+
+    async def _search_block(
+        self,
+        findings: _Findings,
+        height: int,
+        block_hash: BlockHash,
+        scripts: set[bytes],
+        *,
+        txids: set[Txid] | None = None,
+    ) -> bool:
+        """Work in what a block shows of the scripts; False if the node has not got it any more.
+
+        Args:
+            txids: only these; None for all.
+        """
+        try:
+            raw = await self._node.fetch_block(block_hash)
+        except SourceRefusedError:
+            return False
+        found = [
+            one
+            for one in self._follower.found_in(parse_block(raw), height, scripts, findings.outputs)
+            if txids is None or one.txid in txids
+        ]
+        await self._store.transact(lambda db: node_index.save_found(db, found))
+        for one in found:
+            findings.outputs.update(one.outputs)
+        return True
+
+    @asynccontextmanager
+    async def _aborted_if_cancelled(self, method: str) -> AsyncIterator[None]:
+        """Tell the node to end a scan that nobody waits for any more; else the next one would be refused."""
+        try:
+            yield
+        except trio.Cancelled:
+            with trio.CancelScope(shield=True), trio.move_on_after(ABORT_TIMEOUT_S), contextlib.suppress(SourceError):
+                await self._node.abort_scan(method)
+            raise
+
+    def _hash(self, text: str) -> bytes:
+        try:
+            return hash_from_hex(text)
+        except ValueError as error:
+            raise ProtocolError(f"a hash is malformed, {error}", source=self._node.name) from error

@@ -1,0 +1,451 @@
+"""The shell: joins the node's blocks, mempool and notices into a ``ChainSource`` with one server."""
+
+import math
+import time
+from collections.abc import AsyncIterator, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+
+import structlog
+import trio
+
+from lightipn.bitcoin.block import parse_block
+from lightipn.bitcoin.hashes import BlockHash, ScriptHash, Txid, hash_from_hex
+from lightipn.bitcoin.merkle import merkle_branch_of
+from lightipn.bitcoin.network import Network
+from lightipn.bitcoin.transaction import Outpoint, TxOutput
+from lightipn.bitcoind.book import WatchBook
+from lightipn.bitcoind.follower import NodeFollower
+from lightipn.bitcoind.notices import (
+    BlockNotice,
+    GapNotice,
+    Notice,
+    RemovalNotice,
+    TransactionNotice,
+    listen,
+)
+from lightipn.bitcoind.past import PastFinder
+from lightipn.bitcoind.rpc import NOT_FOUND, ChainInfo, NodeRpc
+from lightipn.chain.history import UNKNOWN, History, Status, status_of
+from lightipn.chain.source import (
+    FeeHistogram,
+    MerkleBranch,
+    Misbehaviour,
+    RawTransaction,
+    ScriptHashChanged,
+    ServerState,
+    SourceLost,
+    TipChanged,
+    Update,
+    WatchStatistics,
+)
+from lightipn.errors import SourceError, SourceRefusedError, SourceUnavailableError
+from lightipn.store import node_index
+from lightipn.store.database import Store
+
+UPDATES_BUFFER = 256
+UNDER_WAY_AT_MOST = 200
+REGISTERED_AT_ONCE = 1000
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 30.0
+LOWEST_VERSION = 240_000
+# With ZMQ a look at everything is only there for what it lost.
+ROUND_WITH_NOTICES_S = 60.0
+NOTICES_BUFFER = 1000
+
+# Bitcoin Core's names of chains, where they differ from ours.
+_CHAIN_NAMES = {"main": "mainnet"}
+
+log = structlog.get_logger("bitcoind")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeOptions:
+    """How a node is followed.
+
+    Args:
+        poll_interval_s: pause between two looks where no notice comes.
+        zmq: endpoints of its ZMQ publishers.
+    """
+
+    poll_interval_s: float
+    zmq: Sequence[str] = ()
+
+
+class BitcoindSource:
+    """A ``ChainSource`` over one's own node; ``run`` must be running for it to deliver."""
+
+    def __init__(self, node: NodeRpc, store: Store, network: Network, options: NodeOptions) -> None:
+        self._node = node
+        self._store = store
+        self._network = network
+        self._options = options
+        self._book = WatchBook()
+        self._follower = NodeFollower(node, store, self._book)
+        self._past = PastFinder(node, store, self._book, self._follower)
+        self._to_register: dict[ScriptHash, float] = {}  # and since when
+        self._to_forget: dict[ScriptHash, None] = {}
+        self._register_bell = trio.Event()
+        self._round_bell = trio.Event()
+        self._tell_bell = trio.Event()
+        self._send_update, self._updates = trio.open_memory_channel[Update](UPDATES_BUFFER)
+        self._told_tip: str | None = None
+        self._gap_since = trio.current_time()
+        self._evidence: list[Misbehaviour] = []
+        self._state = ServerState(name=node.name, verdict="connecting")
+        self._changed = trio.Event()
+
+    # --- running ---
+
+    async def run(self) -> None:
+        """Follow the node for ever, through its restarts."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follow)
+            nursery.start_soon(self._register)
+            nursery.start_soon(self._tell)
+            nursery.start_soon(self._past.run)
+            if self._options.zmq:
+                send, receive = trio.open_memory_channel[Notice](NOTICES_BUFFER)
+                nursery.start_soon(listen, self._options.zmq, send)
+                nursery.start_soon(self._take_notices, receive)
+
+    async def _follow(self) -> None:
+        pause_s = FIRST_PAUSE_S
+        interval_s = ROUND_WITH_NOTICES_S if self._options.zmq else self._options.poll_interval_s
+        while True:
+            self._round_bell = trio.Event()
+            try:
+                await self._round()
+            except SourceError as error:
+                await self._lose(error)
+                await trio.sleep(pause_s)
+                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+                continue
+            pause_s = FIRST_PAUSE_S
+            with trio.move_on_after(interval_s):
+                await self._round_bell.wait()
+
+    async def _round(self) -> None:
+        """Look at the node once: its state, its blocks, its mempool."""
+        started = time.perf_counter()
+        info = await self._node.fetch_chain_info()
+        self._note(latency_ms=(time.perf_counter() - started) * 1000, tip_height=info.blocks)
+        if self._state.verdict != "connected":
+            await self._greet(info)
+        await self._follower.open(info)
+        await self._register_waiting()  # before the first block: it may pay one of them
+        if self._state.verdict != "connected" and self._follower.height + 1 < info.blocks:
+            self._note(reason=f"looks through blocks {self._follower.height} to {info.blocks}")
+        await self._follower.follow_blocks(info)
+        self._tell_bell.set()
+        if not await self._follower.follow_mempool():
+            self._round_bell.set()  # a block came meanwhile
+            return
+        if self._state.verdict != "connected":
+            self._note(verdict="connected", reason="")
+            log.info("bitcoind.node_followed", node=self._node.name, height=self._follower.height)
+            self._told_tip = None
+            self._register_bell.set()
+            self._past.set_ready(True)
+        self._tell_bell.set()
+        await self._tell_tip(info)
+
+    async def _greet(self, info: ChainInfo) -> None:
+        """Check once a connection that it is the right node, and that it is of use.
+
+        Raises:
+            SourceUnavailableError: it is not; its message is the state to be shown.
+        """
+        name = _CHAIN_NAMES.get(info.chain, info.chain)
+        if name != self._network.name:
+            raise SourceUnavailableError(f"wrong-chain: it is on {name[:20]!a}, want {self._network.name}")
+        if await self._node.fetch_block_hashes(0, 1) != [self._network.genesis_hash]:
+            raise SourceUnavailableError(f"wrong-chain: its block 0 is not that of {self._network.name}")
+        software = await self._node.fetch_node_info()
+        self._note(software="".join(each for each in software.subversion[:60] if each.isprintable()))
+        if software.version < LOWEST_VERSION:
+            raise SourceUnavailableError(f"too-old: version {software.version}, want {LOWEST_VERSION} (24.0)")
+        if info.is_in_download:
+            raise SourceUnavailableError(
+                f"initial-download: {info.progress * 100:.2f} percent, block {info.blocks} of {info.headers}"
+            )
+
+    async def _lose(self, error: SourceError) -> None:
+        was_connected = self._state.verdict == "connected"
+        reason = str(error)
+        if self._state.reason != reason or was_connected:
+            log.warning("bitcoind.node_unavailable", node=self._node.name, reason=reason)
+        self._note(verdict="unavailable", reason=reason)
+        self._past.set_ready(False)
+        if was_connected:
+            self._gap_since = trio.current_time()
+            self._told_tip = None
+            self._follower.mempool.clear()  # it may be another mempool when it is back
+            await self._send_update.send(SourceLost(server=self._node.name))
+
+    async def _tell_tip(self, info: ChainInfo) -> None:
+        if self._told_tip == info.tip_hash:
+            return
+        block_hash = BlockHash(hash_from_hex(info.tip_hash))
+        [raw_header] = await self._node.fetch_headers([block_hash]) or [b""]
+        if raw_header:
+            self._told_tip = info.tip_hash
+            await self._send_update.send(
+                TipChanged(server=self._node.name, height=info.blocks, raw_header=raw_header)
+            )
+
+    async def _take_notices(self, receive: trio.MemoryReceiveChannel[Notice]) -> None:
+        async for notice in receive:
+            if self._state.verdict != "connected":
+                continue  # the round after the greeting looks at everything
+            try:
+                match notice:
+                    case BlockNotice() | GapNotice():
+                        self._round_bell.set()
+                    case TransactionNotice(txid, raw):
+                        await self._follower.take_notice(txid, raw)
+                    case RemovalNotice(txid):
+                        await self._follower.take_removal(txid)
+            except SourceError:
+                self._round_bell.set()
+            self._tell_bell.set()
+
+    # --- telling ---
+
+    async def _tell(self) -> None:
+        """Read the histories of scripts that were touched, and tell those that are news."""
+        while True:
+            self._tell_bell = trio.Event()
+            taken = self._book.take(now=trio.current_time(), limit=UNDER_WAY_AT_MOST)
+            for scripthash, history in (await self._follower.histories(taken) if taken else {}).items():
+                is_pending = scripthash in self._follower.without_past
+                if not history and is_pending and self._book.known.get(scripthash) == UNKNOWN:
+                    continue  # nothing is known of it before its past was looked for
+                status = status_of(history)
+                if self._book.is_news(scripthash, status):
+                    update = ScriptHashChanged(
+                        server=self._node.name, scripthash=scripthash, status=status, history=history
+                    )
+                    await self._send_update.send(update)
+            if taken:
+                continue
+            with trio.move_on_at(self._book.next_recheck()):
+                await self._tell_bell.wait()
+
+    async def updates(self) -> AsyncIterator[Update]:
+        """Yield what changed, for ever."""
+        async for update in self._updates:
+            yield update
+
+    # --- watches ---
+
+    def watch(self, scripthash: ScriptHash, known_status: Status | None) -> bool:
+        """Register a scripthash with what of it has been absorbed; False if it was registered, and stays as it is."""
+        is_new = self._book.watch(scripthash, known_status)
+        # Also one that is watched: so far only as an output that a payment spends, perhaps.
+        self._to_forget.pop(scripthash, None)
+        self._to_register.setdefault(scripthash, trio.current_time())
+        self._register_bell.set()
+        return is_new
+
+    def watch_all(self, watches: Sequence[tuple[ScriptHash, Status | None]]) -> None:
+        """Register many scripthashes with what has been absorbed of each."""
+        for scripthash, known_status in watches:
+            self.watch(scripthash, known_status)
+
+    def unwatch(self, scripthash: ScriptHash) -> None:
+        """Forget a scripthash."""
+        self._book.unwatch(scripthash)
+        self._to_register.pop(scripthash, None)
+        self._to_forget[scripthash] = None
+        self._register_bell.set()
+        self._tell_bell.set()
+
+    def absorbed(self, scripthash: ScriptHash, status: Status | None, *, server: str, is_news: bool) -> None:
+        """Tell that a history was worked in."""
+        self._book.absorbed(scripthash, status)
+        self._tell_bell.set()
+
+    def recheck(self, scripthash: ScriptHash, *, after_s: float, server: str = "") -> None:
+        """Tell a history again after a while, whatever was known."""
+        if not server or server == self._node.name:
+            self._book.recheck(scripthash, at=trio.current_time() + after_s)
+            self._tell_bell.set()
+
+    async def _register(self) -> None:
+        """Register for ever, once it is known from which block on."""
+        while True:
+            self._register_bell = trio.Event()
+            if self._follower.position is not None:
+                try:
+                    await self._register_waiting()
+                except SourceError as error:
+                    log.info("bitcoind.registration_postponed", reason=str(error))
+            await self._register_bell.wait()
+
+    async def _register_waiting(self) -> None:
+        """Take up, and let go of, what waits for it.
+
+        Raises:
+            SourceUnavailableError: the node cannot be asked for transactions that wait for a new script.
+        """
+        while self._to_register or self._to_forget:
+            forgotten = list(self._to_forget)[:REGISTERED_AT_ONCE]
+            page = list(self._to_register)[:REGISTERED_AT_ONCE]
+            if forgotten:
+                await self._follower.forget(forgotten)
+            if page and await self._follower.register(page):
+                self._past.ring()
+            for scripthash in forgotten:
+                self._to_forget.pop(scripthash, None)
+            for scripthash in page:
+                self._to_register.pop(scripthash, None)
+            self._tell_bell.set()
+
+    def statistics(self) -> WatchStatistics:
+        """Return how many scripthashes are looked for in the node's blocks, and since when the others wait."""
+        total = len(self._book.known)
+        if self._state.verdict != "connected":
+            gap_s = trio.current_time() - self._gap_since
+            return WatchStatistics(total=total, subscribed=0, quarantined=0, oldest_gap_s=gap_s)
+        waiting_since = next(iter(self._to_register.values()), None)
+        return WatchStatistics(
+            total=total,
+            subscribed=total - len(self._to_register),
+            quarantined=0,
+            oldest_gap_s=0.0 if waiting_since is None else trio.current_time() - waiting_since,
+        )
+
+    @property
+    def past_progress(self) -> str:
+        """How far the search for the past of scripts is, for whoever waits for it; empty where none is under way."""
+        if not self._follower.without_past:
+            return ""
+        percent = self._past.progress
+        return "the node's outputs are searched" + (f", {percent:.0f} percent" if percent is not None else "")
+
+    # --- the server ---
+
+    def connected(self) -> Sequence[str]:
+        """Return the name of the node if it can be asked now."""
+        return [self._node.name] if self._state.verdict == "connected" else []
+
+    def voices(self) -> int:
+        """Return how many servers there are: it is one's own, and alone."""
+        return 1
+
+    def servers(self) -> Sequence[ServerState]:
+        """Return the state of the node."""
+        return [self._state]
+
+    def report(self, found: Misbehaviour) -> None:
+        """Keep what contradicts our proofs: one's own node does not lie, so something is wrong with it, or with us."""
+        log.error("bitcoind.node_contradicted", kind=found.kind, claim=found.claim, contradiction=found.contradiction)
+        self._evidence.append(replace(found, observed_at=int(time.time())))
+        self._note(reason=found.kind)
+
+    def demote(self, server: str, reason: str) -> None:
+        """Say that the node is behind our own chain; there is no other to take its place."""
+        log.warning("bitcoind.node_behind", node=server, reason=reason)
+        self._note(reason=reason)
+
+    @property
+    def servers_changed(self) -> trio.Event:
+        """An event that is set when ``servers`` has news; take a new one each time."""
+        return self._changed
+
+    def tell_changed(self) -> None:
+        """Have whoever waits for ``servers_changed`` look."""
+        self._changed.set()
+        self._changed = trio.Event()
+
+    def take_evidence(self) -> list[Misbehaviour]:
+        """Return what was reported since the last call."""
+        taken, self._evidence = self._evidence, []
+        return taken
+
+    def trust(self, name: str) -> None:
+        """Forgive the node what was reported: it is asked all the time anyhow."""
+        if name == self._node.name:
+            self._note(reason="")
+
+    def _note(self, **changes: object) -> None:
+        before = self._state
+        self._state = replace(before, **changes)  # type: ignore[arg-type]  # the callers name fields
+        if (before.verdict, before.reason) != (self._state.verdict, self._state.reason):
+            self.tell_changed()
+
+    # --- questions ---
+
+    def _check_asked(self, server: str, avoid: AbstractSet[str] = frozenset()) -> None:
+        if (server and server != self._node.name) or self._node.name in avoid:
+            raise SourceUnavailableError("no server to ask", source=server)
+
+    async def fetch_headers(
+        self, start: int, count: int, *, server: str = "", avoid: AbstractSet[str] = frozenset()
+    ) -> list[bytes]:
+        """Return up to ``count`` consecutive raw headers."""
+        self._check_asked(server, avoid)
+        return await self._node.fetch_headers(await self._node.fetch_block_hashes(start, count))
+
+    async def fetch_merkle_branch(
+        self, txid: Txid, height: int, *, server: str = "", prefer: str = "", avoid: AbstractSet[str] = frozenset()
+    ) -> MerkleBranch:
+        """Return the branch of a transaction, as its block gave it, or made of the block."""
+        self._check_asked(server, avoid)
+        known = await self._store.read(lambda db: node_index.load_proof(db, txid))
+        if known is not None and known.height == height and known.siblings is not None:
+            return MerkleBranch(known.position, known.siblings, self._node.name)
+        hashes = await self._node.fetch_block_hashes(height, 1)
+        if not hashes:
+            raise SourceRefusedError("no such block", code=NOT_FOUND, source=self._node.name)
+        block = parse_block(await self._node.fetch_block(hashes[0]))
+        if txid not in block.txids:
+            raise SourceRefusedError("the block has no such transaction", code=NOT_FOUND, source=self._node.name)
+        position = block.txids.index(txid)
+        return MerkleBranch(position, merkle_branch_of(block.txids, position), self._node.name)
+
+    async def fetch_transaction(
+        self, txid: Txid, *, server: str = "", prefer: str = "", avoid: AbstractSet[str] = frozenset()
+    ) -> RawTransaction:
+        """Return raw bytes: of what was found in a block, waits in the mempool, or is in the node's own index."""
+        self._check_asked(server, avoid)
+        known = await self._store.read(lambda db: node_index.load_proof(db, txid))
+        if known is not None and known.raw is not None:
+            return RawTransaction(self._node.name, known.raw)
+        if known is not None:
+            hashes = await self._node.fetch_block_hashes(known.height, 1)
+            if hashes:
+                return RawTransaction(self._node.name, await self._node.fetch_raw_in(txid, hashes[0]))
+        return RawTransaction(self._node.name, await self._node.fetch_raw(txid))
+
+    async def fetch_output(self, outpoint: Outpoint) -> TxOutput | None:
+        """Return an output that no block has spent, or that waits in the mempool."""
+        self._check_asked("")
+        return await self._follower.output_of(outpoint)
+
+    async def fetch_history(self, scripthash: ScriptHash, *, server: str) -> History:
+        """Return what is known of a script now."""
+        self._check_asked(server)
+        if not self.connected():
+            raise SourceUnavailableError("the node is gone", source=server)
+        return (await self._follower.histories([scripthash]))[scripthash]
+
+    async def fetch_fee_histogram(self, *, server: str) -> FeeHistogram:
+        """Refuse: a node tells its mempool's fees only transaction by transaction.
+
+        Raises:
+            SourceRefusedError: always.
+        """
+        raise SourceRefusedError("a node offers no histogram", code=NOT_FOUND, source=self._node.name)
+
+    async def fetch_fee_rate(self, target_blocks: int, *, server: str) -> float | None:
+        """Return the node's estimate, in satoshis a virtual byte."""
+        self._check_asked(server)
+        return await self._node.fetch_fee_rate(target_blocks)
+
+    async def broadcast(self, raw: bytes, *, server: str) -> None:
+        """Hand a transaction to the node."""
+        self._check_asked(server)
+        await self._node.broadcast(raw)
+        self._round_bell.set()
