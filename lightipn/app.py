@@ -38,7 +38,7 @@ from lightipn.parts import (
     policies_of,
     webhook_key_of,
 )
-from lightipn.rooms import Rooms, build_rooms
+from lightipn.rooms import Rooms, build_rooms, open_backend
 from lightipn.service.desk import Service
 from lightipn.service.ground import Doorbells, Ground, no_bell
 from lightipn.store import servers as server_store
@@ -114,8 +114,9 @@ async def run_service(
             open_sender(
                 rules, timeout_s=delivery.timeout_s, max_in_flight=delivery.max_in_flight, proxy=rules.proxy
             ) as sender,
+            open_backend(config, store) as source,
         ):
-            rooms = await build_rooms(config, store, sender, rules)
+            rooms = await build_rooms(config, store, sender, rules, source)
             with contextlib.closing(open_listener(config.api.bind)) as listener:
                 await _run(rooms, listener, stop, task_status)
 
@@ -170,12 +171,12 @@ async def _run(
         background.start_soon(rooms.tracker.run)
         background.start_soon(rooms.keeper.run)
         background.start_soon(rooms.service.scanner.run)
-        bells = [rooms.keeper.ring, rooms.dispatcher.ring, rooms.pool.tell_changed]
+        bells = [rooms.keeper.ring, rooms.dispatcher.ring, rooms.source.tell_changed]
         if rooms.forwarder is not None:
             background.start_soon(rooms.forwarder.run)
             bells.append(rooms.forwarder.ring)
         background.start_soon(look_at_database, rooms.store, *bells)
-        background.start_soon(save_servers, rooms.store, rooms.pool)
+        background.start_soon(save_servers, rooms.store, rooms.source)
         background.start_soon(
             partial(keep_house, inactive_after_s=rooms.config.accounts.inactive_after_days * 86400.0),
             rooms.store,
@@ -194,7 +195,7 @@ async def _run(
             )
             task_status.started(RunningService(url=url, service=rooms.service, readiness=rooms.readiness))
         background.cancel_scope.cancel()
-    await write_servers(rooms.store, rooms.pool)
+    await write_servers(rooms.store, rooms.source)
     await rooms.store.transact(server_store.forget_connections)
     log.info("app.service_stopped")
     if failures:

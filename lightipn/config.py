@@ -45,6 +45,19 @@ class ElectrumConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BitcoindConfig:
+    """The section ``[bitcoind]``; ``password`` is the content of the operator's file."""
+
+    url: str
+    cookie_file: Path | None
+    user: str
+    password: str = field(repr=False)
+    zmq: tuple[str, ...]
+    poll_interval_s: float
+    drop_after_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryConfig:
     """The section ``[delivery]``."""
 
@@ -121,6 +134,7 @@ class Config:
     database: Path
     api: ApiConfig
     electrum: ElectrumConfig
+    bitcoind: BitcoindConfig
     delivery: DeliveryConfig
     ipn: IpnConfig
     callback: CallbackConfig
@@ -184,6 +198,8 @@ def load_config(file: Path | None = None, environment: Mapping[str, str] = os.en
         _check_master_address(checked, problems)
     if {"electrum.servers", "electrum.proxy", "electrum.allow_plaintext"} <= checked.keys():
         _check_servers(checked, problems)
+    if {"backend", "bitcoind.cookie_file", "bitcoind.user", "bitcoind.password_file"} <= checked.keys():
+        _check_bitcoind(checked, problems)
     if problems:
         raise ConfigError(problems)
     return _config_of(checked)
@@ -217,6 +233,19 @@ def _check_servers(checked: Mapping[str, Any], problems: list[str]) -> None:
             )
 
 
+def _check_bitcoind(checked: Mapping[str, Any], problems: list[str]) -> None:
+    """A node lets in who shows its cookie, or a user with a password."""
+    has_cookie, user = checked["bitcoind.cookie_file"] is not None, checked["bitcoind.user"]
+    if checked["backend"] != "bitcoind":
+        return
+    if has_cookie and user:
+        problems.append("bitcoind.user: want it only without bitcoind.cookie_file")
+    elif not has_cookie and not user:
+        problems.append("bitcoind.cookie_file: want the node's cookie file, or bitcoind.user and password_file")
+    elif user and not checked["bitcoind.password_file"]:
+        problems.append("bitcoind.password_file: want the file with the password of bitcoind.user")
+
+
 def _check_xpub(checked: Mapping[str, Any], problems: list[str]) -> None:
     from lightipn.bitcoin.extended_key import parse_address_chain
     from lightipn.errors import RequestError
@@ -244,6 +273,7 @@ def _config_of(checked: Mapping[str, Any]) -> Config:
         return {key.name: checked[key.path] for key in KEYS if key.section == name}
 
     ipn = section("dialects.ipn")
+    bitcoind = section("bitcoind")
     blockcypher = section("dialects.blockcypher")
     return Config(
         network=NETWORKS[checked["network"]],
@@ -251,6 +281,7 @@ def _config_of(checked: Mapping[str, Any]) -> Config:
         database=checked["database"],
         api=ApiConfig(**section("api")),
         electrum=ElectrumConfig(**section("electrum")),
+        bitcoind=BitcoindConfig(password=bitcoind.pop("password_file"), **bitcoind),
         delivery=DeliveryConfig(**section("delivery")),
         ipn=IpnConfig(auth_token=ipn.pop("auth_token_file"), **ipn),
         callback=CallbackConfig(**section("dialects.callback")),

@@ -41,7 +41,13 @@ class Key:
 
 KEYS = (
     Key("", "network", "mainnet", read.choice(*NETWORKS), "Network: mainnet, testnet4, signet or regtest."),
-    Key("", "backend", "electrum", read.choice("electrum"), "Where evidence about the chain comes from: electrum."),
+    Key(
+        "",
+        "backend",
+        "electrum",
+        read.choice("electrum", "bitcoind"),
+        "Where evidence about the chain comes from: electrum (servers, no node of your own) or bitcoind (your node).",
+    ),
     Key("", "database", "lightipn.db", read.path, "The one file that holds everything. Its folder must be writable."),
     Key(
         "api",
@@ -107,6 +113,60 @@ KEYS = (
     ),
     Key(
         "electrum", "sweep_interval_s", 600, read.number(10, 86400), "Seconds in which every watch is asked again once."
+    ),
+    Key(
+        "bitcoind",
+        "url",
+        "http://127.0.0.1:8332",
+        read.rpc_url,
+        "Where your node's RPC listens, with backend = \"bitcoind\". Plain http belongs on your own machine only.",
+    ),
+    Key(
+        "bitcoind",
+        "cookie_file",
+        "",
+        read.optional_path,
+        "The cookie that the node makes at each start; this service must be able to read it. Default none.",
+        shown='"/var/lib/bitcoind/.cookie"',
+    ),
+    Key(
+        "bitcoind",
+        "user",
+        "",
+        read.text,
+        "User of its RPC (-rpcauth), instead of the cookie. Default none.",
+        shown='"lightipn"',
+    ),
+    Key(
+        "bitcoind",
+        "password_file",
+        "",
+        read.secret_file,
+        "File with that user's password. Default none.",
+        shown='"bitcoind-password.txt"',
+    ),
+    Key(
+        "bitcoind",
+        "zmq",
+        [],
+        read.list_of(read.zmq_endpoint),
+        "ZMQ publishers of the node (hashblock, hashtx, rawtx, sequence; whichever it has), for notice within\n"
+        "# milliseconds. Wants the package pyzmq: pip install 'lightipn[zmq]'. Default none.",
+        shown='["tcp://127.0.0.1:28332"]',
+    ),
+    Key(
+        "bitcoind",
+        "poll_interval_s",
+        2,
+        read.number(0.05, 600),
+        "Seconds between two looks at the node where no ZMQ is set. Each lists its whole mempool.",
+    ),
+    Key(
+        "bitcoind",
+        "drop_after_s",
+        600,
+        read.number(1, 86400),
+        "Seconds for which an unconfirmed payment must be gone from its mempool before it is told as dropped.",
     ),
     Key("delivery", "timeout_s", 15, read.number(0.1, 300), "Seconds for one whole callback attempt."),
     Key("delivery", "max_in_flight", 64, read.integer(1, 1000), "Callback attempts under way at a time."),

@@ -106,6 +106,28 @@ def url(value: Any) -> str:
     return str(value).rstrip("/")
 
 
+def rpc_url(value: Any) -> str:
+    """Read the URL of a node's RPC: http or https, with a host and nothing secret."""
+    parts = urlsplit(url(value))
+    if not value:
+        raise ValueError("want http://host:port")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("holds a user or a password, want them in bitcoind.user and bitcoind.password_file")
+    if parts.query or parts.fragment:
+        raise ValueError("want http://host:port, with nothing behind it")
+    return str(value).rstrip("/")
+
+
+def zmq_endpoint(value: Any) -> str:
+    """Read the address of a ZMQ publisher."""
+    parts = urlsplit(text(value))
+    if parts.scheme == "ipc" and (parts.netloc or parts.path):
+        return str(value)
+    if parts.scheme != "tcp" or not parts.hostname or not parts.port:
+        raise ValueError("want tcp://host:port or ipc://path")
+    return str(value)
+
+
 def server(value: Any) -> str:
     """Read the address of an Electrum server."""
     from lightipn.electrum.address import parse_server_address

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -28,12 +31,13 @@ from lightipn.parts import (
 )
 from lightipn.service.desk import Service
 from lightipn.service.ground import Doorbells, ForwardingKit, Ground
+from lightipn.store import node_index
 from lightipn.store import servers as server_store
 from lightipn.store.database import Store
 from lightipn.store.forwards import is_bound_to
 from lightipn.tracker.spine import Tracker, open_tracker
 from lightipn.tracker.wiring import Wiring
-from lightipn.upkeep import WatchKeeper
+from lightipn.upkeep import Backend, WatchKeeper
 
 if TYPE_CHECKING:
     from lightipn.forwarding.forwarder import Forwarder
@@ -47,8 +51,7 @@ class Rooms:
 
     config: Config
     store: Store
-    pool: ServerPool
-    source: ElectrumSource
+    source: Backend
     tracker: Tracker
     dispatcher: Dispatcher
     keeper: WatchKeeper
@@ -66,8 +69,12 @@ class Rooms:
         )
 
 
-async def build_rooms(config: Config, store: Store, sender: Sender, rules: AddressRules) -> Rooms:
-    """Build every room over the open database."""
+async def build_rooms(config: Config, store: Store, sender: Sender, rules: AddressRules, source: Backend) -> Rooms:
+    """Build every room over the open database.
+
+    Args:
+        source: as ``open_backend`` made it.
+    """
     policies = policies_of(config)
     checkpoints = checkpoints_of(config.network)
     dispatcher = Dispatcher(
@@ -78,17 +85,21 @@ async def build_rooms(config: Config, store: Store, sender: Sender, rules: Addre
         max_in_flight_per_host=config.delivery.max_in_flight_per_host,
         clock=time.time,
     )
-    pool = await _open_pool(config, store, checkpoints)
-    source = ElectrumSource(
-        pool, redundancy=config.electrum.redundancy, sweep_interval_s=config.electrum.sweep_interval_s
+    is_own_node = config.backend == "bitcoind"
+    wiring = Wiring(
+        source=source,
+        store=store,
+        policies=policies,
+        ring=dispatcher.ring,
+        clock=time.time,
+        is_own_node=is_own_node,
     )
-    wiring = Wiring(source=source, store=store, policies=policies, ring=dispatcher.ring, clock=time.time)
     tracker = await open_tracker(
         wiring,
         network=config.network,
         checkpoints=checkpoints,
-        min_seen_by=config.electrum.min_seen_by,
-        drop_after_s=config.electrum.drop_after_s,
+        min_seen_by=1 if is_own_node else config.electrum.min_seen_by,
+        drop_after_s=config.bitcoind.drop_after_s if is_own_node else config.electrum.drop_after_s,
     )
     keeper = WatchKeeper(store, source)
     await keeper.load()
@@ -113,7 +124,6 @@ async def build_rooms(config: Config, store: Store, sender: Sender, rules: Addre
     return Rooms(
         config=config,
         store=store,
-        pool=pool,
         source=source,
         tracker=tracker,
         dispatcher=dispatcher,
@@ -171,11 +181,34 @@ async def _open_forwarder(
     )
 
 
+@asynccontextmanager
+async def open_backend(config: Config, store: Store) -> AsyncIterator[Backend]:
+    """Open where evidence comes from, as the configuration says."""
+    await store.transact(server_store.take_trust_changes)  # what the operator forgave is in the rows already
+    if config.backend == "electrum":
+        await store.transact(node_index.clear)
+        pool = await _open_pool(config, store, checkpoints_of(config.network))
+        yield ElectrumSource(
+            pool, redundancy=config.electrum.redundancy, sweep_interval_s=config.electrum.sweep_interval_s
+        )
+        return
+    # A service on Electrum servers does not carry it.
+    from lightipn.bitcoind.rpc import Credentials, NodeRpc, open_http_wire
+    from lightipn.bitcoind.source import BitcoindSource, NodeOptions
+
+    bitcoind = config.bitcoind
+    credentials = Credentials(cookie_file=bitcoind.cookie_file, user=bitcoind.user, password=bitcoind.password)
+    name = urlsplit(bitcoind.url).netloc
+    await store.transact(lambda db: server_store.retire_servers(db, {name}))
+    async with open_http_wire(bitcoind.url, credentials) as wire:
+        options = NodeOptions(poll_interval_s=bitcoind.poll_interval_s, zmq=bitcoind.zmq)
+        yield BitcoindSource(NodeRpc(wire, name=name), store, config.network, options)
+
+
 async def _open_pool(config: Config, store: Store, checkpoints: Checkpoints) -> ServerPool:
     addresses, is_builtin = servers_of(config)
     if not addresses:
         log.warning("app.no_servers", network=config.network.name, hint="set [electrum] servers")
-    await store.transact(server_store.take_trust_changes)  # what the operator forgave is in the rows already
     names = {address.name for address in addresses}
     await store.transact(lambda db: server_store.retire_servers(db, names))
     known = {state.name: state for state in await store.read(server_store.load_servers)}

@@ -1,16 +1,15 @@
 """What a running service does beside its data flow: keep watches and database equal, remember servers, tidy up."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Protocol
 
 import trio
 
 from lightipn.bitcoin.hashes import ScriptHash
 from lightipn.chain.history import UNKNOWN, Status
-from lightipn.chain.source import Misbehaviour, ServerState
-from lightipn.electrum.pool import ServerPool
-from lightipn.electrum.source import ElectrumSource
+from lightipn.chain.source import ChainSource, Misbehaviour, ServerState
 from lightipn.outbox.policy import Policy
 from lightipn.store import accounts as account_store
 from lightipn.store import events as event_store
@@ -31,10 +30,37 @@ RETIRED_PAGE = 100
 SAVE_SERVERS_AT_MOST_EVERY_S = 1.0
 
 
+class Backend(ChainSource, Protocol):
+    """What the composition root needs of a source beside its evidence: to run it, and to keep its servers' state."""
+
+    async def run(self) -> None:
+        """Supply evidence for ever."""
+
+    def watch_all(self, watches: Sequence[tuple[ScriptHash, Status | None]]) -> None:
+        """Register many scripthashes with what has been absorbed of each."""
+
+    @property
+    def servers_changed(self) -> trio.Event:
+        """An event that is set when ``servers`` has news; take a new one each time."""
+
+    def tell_changed(self) -> None:
+        """Have whoever waits for ``servers_changed`` look."""
+
+    def take_evidence(self) -> list[Misbehaviour]:
+        """Return what servers were caught with since the last call."""
+
+    def trust(self, name: str) -> None:
+        """Forget what is held against a server."""
+
+    @property
+    def past_progress(self) -> str:
+        """What a lookup waits for beside the network, in words; empty for nothing."""
+
+
 class WatchKeeper:
     """Keeps the source's watches equal to the scripts in the database."""
 
-    def __init__(self, store: Store, source: ElectrumSource) -> None:
+    def __init__(self, store: Store, source: Backend) -> None:
         self._store = store
         self._source = source
         self._bell = trio.Event()
@@ -89,21 +115,21 @@ async def look_at_database(store: Store, *bells: Callable[[], None]) -> None:
                 ring()
 
 
-async def save_servers(store: Store, pool: ServerPool) -> None:
+async def save_servers(store: Store, source: Backend) -> None:
     """Write what is known of the servers, and against them, whenever it changes; take up what the operator forgives."""
     while True:
-        changed = pool.changed
+        changed = source.servers_changed
         if await store.read(server_store.has_trust_changes):
             for name in await store.transact(server_store.take_trust_changes):
-                pool.trust(name)
-        await write_servers(store, pool)
+                source.trust(name)
+        await write_servers(store, source)
         await changed.wait()
         await trio.sleep(SAVE_SERVERS_AT_MOST_EVERY_S)
 
 
-async def write_servers(store: Store, pool: ServerPool) -> None:
+async def write_servers(store: Store, source: Backend) -> None:
     """Write what is known of the servers, and against them, once."""
-    states, evidence = pool.states(), pool.take_evidence()
+    states, evidence = list(source.servers()), source.take_evidence()
     if states:
         await store.transact(partial(_save_servers, states=states, evidence=evidence))
 

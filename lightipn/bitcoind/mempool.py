@@ -65,10 +65,12 @@ class MempoolView:
                 del self._by_script[scripthash]
         return match.scripthashes
 
-    def clear(self) -> None:
-        """Forget everything: another mempool follows."""
+    def clear(self) -> set[ScriptHash]:
+        """Forget everything, since another mempool follows, and return whom that concerns."""
+        concerned = set(self._by_script)
         for view in (self._fingerprints, self._matches, self._has_parent, self._by_script):
             view.clear()
+        return concerned
 
     def forget_script(self, scripthash: ScriptHash) -> None:
         """Say that nobody watches a script any more."""

@@ -10,7 +10,7 @@ import structlog
 import trio
 
 from lightipn.bitcoin.block import parse_block
-from lightipn.bitcoin.hashes import BlockHash, ScriptHash, Txid, hash_from_hex
+from lightipn.bitcoin.hashes import BlockHash, ScriptHash, Txid, hash_from_hex, hex_of
 from lightipn.bitcoin.merkle import merkle_branch_of
 from lightipn.bitcoin.network import Network
 from lightipn.bitcoin.transaction import Outpoint, TxOutput
@@ -90,6 +90,9 @@ class BitcoindSource:
         self._tell_bell = trio.Event()
         self._send_update, self._updates = trio.open_memory_channel[Update](UPDATES_BUFFER)
         self._told_tip: str | None = None
+        # Histories wait until blocks, mempool and tip belong together: else a reorg, or a rival's block, looks as if a
+        # payment were hidden.
+        self._holds_back = True
         self._gap_since = trio.current_time()
         self._evidence: list[Misbehaviour] = []
         self._state = ServerState(name=node.name, verdict="connecting")
@@ -134,10 +137,10 @@ class BitcoindSource:
             await self._greet(info)
         await self._follower.open(info)
         await self._register_waiting()  # before the first block: it may pay one of them
+        self._holds_back |= self._follower.position is None or info.tip_hash != hex_of(self._follower.position[1])
         if self._state.verdict != "connected" and self._follower.height + 1 < info.blocks:
             self._note(reason=f"looks through blocks {self._follower.height} to {info.blocks}")
         await self._follower.follow_blocks(info)
-        self._tell_bell.set()
         if not await self._follower.follow_mempool():
             self._round_bell.set()  # a block came meanwhile
             return
@@ -147,8 +150,9 @@ class BitcoindSource:
             self._told_tip = None
             self._register_bell.set()
             self._past.set_ready(True)
-        self._tell_bell.set()
         await self._tell_tip(info)
+        self._holds_back = False
+        self._tell_bell.set()
 
     async def _greet(self, info: ChainInfo) -> None:
         """Check once a connection that it is the right node, and that it is of use.
@@ -177,10 +181,11 @@ class BitcoindSource:
             log.warning("bitcoind.node_unavailable", node=self._node.name, reason=reason)
         self._note(verdict="unavailable", reason=reason)
         self._past.set_ready(False)
+        self._holds_back = True
         if was_connected:
             self._gap_since = trio.current_time()
             self._told_tip = None
-            self._follower.mempool.clear()  # it may be another mempool when it is back
+            self._book.touch(self._follower.mempool.clear())  # it may be another mempool when it is back
             await self._send_update.send(SourceLost(server=self._node.name))
 
     async def _tell_tip(self, info: ChainInfo) -> None:
@@ -216,6 +221,9 @@ class BitcoindSource:
         """Read the histories of scripts that were touched, and tell those that are news."""
         while True:
             self._tell_bell = trio.Event()
+            if self._holds_back:
+                await self._tell_bell.wait()
+                continue
             taken = self._book.take(now=trio.current_time(), limit=UNDER_WAY_AT_MOST)
             for scripthash, history in (await self._follower.histories(taken) if taken else {}).items():
                 is_pending = scripthash in self._follower.without_past

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from lightipn.bitcoin.hashes import ScriptHash, Txid
+from lightipn.bitcoin.transaction import Outpoint, TxOutput
 from lightipn.chain.history import History, Status
 
 
@@ -91,7 +92,7 @@ class ServerState:
     """What ``status`` and ``/readyz`` show of one server.
 
     Args:
-        name: ``host:port:s`` or ``host:port:t``.
+        name: ``host:port:s`` or ``host:port:t``; of one's own node its host and port.
         verdict: ``connected``, ``connecting``, ``unavailable``, ``refused``, ``behind``, ``misbehaved``, ``banned`` or
             ``distrusted`` (its certificate is not the one we know; only the operator can mend that).
         reason: code of the last trouble, empty when there is none. Never the server's own words.
@@ -193,6 +194,12 @@ class ChainSource(Protocol):
         self, txid: Txid, *, server: str = "", prefer: str = "", avoid: AbstractSet[str] = frozenset()
     ) -> RawTransaction:
         """Return raw bytes; whom is asked is said as for ``fetch_merkle_branch``."""
+
+    async def fetch_output(self, outpoint: Outpoint) -> TxOutput | None:
+        """Return an output that no block has spent, from a source that keeps all of them; None from any other.
+
+        Who gets None asks for the transaction itself.
+        """
 
     async def fetch_fee_histogram(self, *, server: str) -> FeeHistogram:
         """Return what a server claims of its mempool's fees."""

@@ -17,6 +17,7 @@ import structlog
 import trio
 
 from lightipn.bitcoin.hashes import ScriptHash, Txid
+from lightipn.bitcoin.transaction import Outpoint, TxOutput
 from lightipn.chain.history import UNKNOWN, History, Status
 from lightipn.chain.source import (
     FeeHistogram,
@@ -183,6 +184,23 @@ class ElectrumSource:
         """Return the state of every server that was tried."""
         return self._pool.states()
 
+    def tell_changed(self) -> None:
+        """Have whoever waits for ``servers_changed`` look."""
+        self._pool.tell_changed()
+
+    def take_evidence(self) -> list[Misbehaviour]:
+        """Return what servers were caught with since the last call."""
+        return self._pool.take_evidence()
+
+    def trust(self, name: str) -> None:
+        """Forget what is held against a server."""
+        self._pool.trust(name)
+
+    @property
+    def past_progress(self) -> str:
+        """Empty: servers have an index, and no past needs to be searched for."""
+        return ""
+
     def statistics(self) -> WatchStatistics:
         """Return how many scripthashes are subscribed, and for how long the others have been waiting."""
         total, now = len(self._known), trio.current_time()
@@ -242,6 +260,10 @@ class ElectrumSource:
             return RawTransaction(session.name, _decoded(session, lambda: methods.decode_transaction(answer)))
 
         return await self._ask_in_turn(ask, server, prefer, avoid)
+
+    async def fetch_output(self, outpoint: Outpoint) -> TxOutput | None:
+        """Return None: Electrum servers tell outputs only with their transactions."""
+        return None
 
     async def fetch_history(self, scripthash: ScriptHash, *, server: str) -> History:
         """Return what a server lists for a scripthash now; not judged."""

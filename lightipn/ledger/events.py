@@ -19,11 +19,12 @@ class EventKind(enum.Enum):
 
 
 class TrustLevel(enum.Enum):
-    """Why we believe an event: own headers and a branch, several servers, or one server's word."""
+    """Why we believe an event: own headers and a branch, several servers, one server's word, or one's own node."""
 
     PROVED = "proved"
     AGREED = "agreed"
     SINGLE = "single"
+    OWN_NODE = "own-node"
 
 
 def trust_of(seen_by: int) -> TrustLevel:

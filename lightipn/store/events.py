@@ -102,14 +102,15 @@ def begin_block_events(db: Database) -> None:
     db.execute("INSERT OR IGNORE INTO setting (name, value) VALUES ('has_block_events', 'yes')")
 
 
-def save_block_events(db: Database, delta: ChainDelta, *, now: int) -> None:
+def save_block_events(
+    db: Database, delta: ChainDelta, *, now: int, trust: TrustLevel = TrustLevel.PROVED
+) -> None:
     """Append one event a block: what leaves from the top down, what enters from the fork up."""
     if db.execute("SELECT 1 FROM setting WHERE name = 'has_block_events'").fetchone() is None:
         return
 
     def row(kind: EventKind, height: int, block_hash: BlockHash) -> tuple[object, ...]:
-        trust = TrustLevel.PROVED.value
-        return now, kind.value, None, "", None, None, height, block_hash, trust, 0, None, 0, "", ""
+        return now, kind.value, None, "", None, None, height, block_hash, trust.value, 0, None, 0, "", ""
 
     first = delta.fork_height + 1
     leaving = [

@@ -19,7 +19,7 @@ from lightipn.chain.verifier import Confirmed, Place
 from lightipn.errors import HeaderError, SourceError, SourceUnavailableError, StoreError
 from lightipn.ledger import rules
 from lightipn.ledger.entries import LedgerEntry
-from lightipn.ledger.events import PaymentEvent
+from lightipn.ledger.events import PaymentEvent, TrustLevel
 from lightipn.store import chain as chain_store
 from lightipn.store import events as event_store
 from lightipn.store import ledger as ledger_store
@@ -280,17 +280,18 @@ class ChainFollower:
         if delta.disconnected:
             reviews.freeze_past(db, self._wiring.policies, delta.fork_height)
         chain_store.save_delta(db, delta)
-        event_store.save_block_events(db, delta, now=int(now))
+        trust = TrustLevel.OWN_NODE if self._wiring.is_own_node else TrustLevel.PROVED
+        event_store.save_block_events(db, delta, now=int(now), trust=trust)
         if not delta.disconnected:
             return [], [], False
         outbox_store.withdraw_blocks(db, delta)
         subscription_store.rewind_blocks(db, delta.fork_height)
-        events = []
+        events: list[PaymentEvent] = []
         touched: dict[ScriptHash, list[LedgerEntry]] = {}
         for scripthash, entry in ledger_store.load_entries_above(db, delta.fork_height):
             after, event = rules.reverted(scripthash, entry)
             touched.setdefault(scripthash, []).append(after)
-            events.append(event)
+            events += self._wiring.attested_events([event])
         for scripthash, entries in touched.items():
             ledger_store.save_entries(db, scripthash, entries)
         event_store.save_payment_events(db, events, now=int(now))

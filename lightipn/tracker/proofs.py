@@ -3,6 +3,7 @@
 One that supplies a false one is reported, and the next is asked.
 """
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,7 +99,8 @@ class ProofFetcher:
         self, spends: Sequence[Outpoint], server: str, *, timeout_s: float = PREVOUTS_TIMEOUT_S
     ) -> tuple[list[Prevout], str]:
         """Return the outputs that are spent, as far as they can be had in time, and what is wrong with one of them."""
-        wanted = dict.fromkeys(outpoint.txid for outpoint in spends[:MOST_PREVOUTS])
+        outputs = await self._unspent_of(spends[:MOST_PREVOUTS], timeout_s)
+        wanted = dict.fromkeys(outpoint.txid for outpoint in spends[:MOST_PREVOUTS] if outpoint not in outputs)
         if timeout_s <= PREVOUTS_TIMEOUT_S:  # who has no time does not wait for the same silence twice
             wanted = {txid: None for txid in wanted if trio.current_time() > self._silent_until.get(txid, 0.0)}
         parents: dict[Txid, Transaction | None] = {}
@@ -121,6 +123,9 @@ class ProofFetcher:
         self._silent_until |= dict.fromkeys(wanted.keys() - parents.keys(), now + SILENCE_S)
         prevouts = []
         for outpoint in spends[:MOST_PREVOUTS]:
+            if outpoint in outputs:
+                prevouts.append(Prevout(outpoint, outputs[outpoint]))
+                continue
             parent = parents.get(outpoint.txid)
             if parent is None:
                 continue
@@ -129,6 +134,16 @@ class ProofFetcher:
                 continue
             prevouts.append(Prevout(outpoint, parent.outputs[outpoint.index]))
         return prevouts, flaws[0] if flaws else ""
+
+    async def _unspent_of(self, spends: Sequence[Outpoint], timeout_s: float) -> dict[Outpoint, TxOutput]:
+        """Return the outputs that the source itself keeps, where it is one's own node."""
+        outputs: dict[Outpoint, TxOutput] = {}
+        with trio.move_on_after(timeout_s), contextlib.suppress(SourceError):
+            for outpoint in spends:
+                output = await self._source.fetch_output(outpoint)
+                if output is not None:
+                    outputs[outpoint] = output
+        return outputs
 
     async def _parent(self, txid: Txid, server: str) -> Transaction:
         """Return a transaction that is spent from; the last few are kept, since spend watching asks for them again."""

@@ -242,7 +242,7 @@ class SpendWatcher:
             for scripthash in ledger_store.load_scripts_of(db, txid):
                 payments = ledger_store.load_payments(db, scripthash)
                 assert payments is not None  # an entry's script is there
-                delta = rules.replaced(payments, txid, by, now=int(now))
+                delta = self._wiring.attested(rules.replaced(payments, txid, by, now=int(now)))
                 rival = [by.transaction] if by.transaction is not None else []
                 is_due |= record_delta(db, self._wiring.policies, payments, delta, now=now, transactions=rival)
                 events += delta.events
@@ -312,7 +312,7 @@ class SpendWatcher:
             for scripthash in scripthashes:
                 payments = ledger_store.load_payments(db, scripthash)
                 assert payments is not None  # an entry's script is there
-                delta = rules.dropped(payments, txid, denied_by=denied_by, now=int(now))
+                delta = self._wiring.attested(rules.dropped(payments, txid, denied_by=denied_by, now=int(now)))
                 is_due |= record_delta(db, self._wiring.policies, payments, delta, now=now)
                 events += delta.events
             return events, is_due, scripthashes

@@ -267,7 +267,7 @@ class Tracker:
         now = self._wiring.clock()
         held = self._held_by_stored_chain(db, verified, payments)
         listed = {claim.txid for claim in update.history}
-        delta = rules.absorbed(payments, held, now=int(now), listed=listed)
+        delta = self._wiring.attested(rules.absorbed(payments, held, now=int(now), listed=listed))
         new = [fact.transaction for fact in held.entries if fact.transaction is not None]
         is_due = record_delta(
             db, self._wiring.policies, payments, delta, now=now, transactions=new, backgrounds=backgrounds

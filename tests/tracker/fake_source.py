@@ -13,6 +13,7 @@ from typing import TypeVar
 import trio
 
 from lightipn.bitcoin.hashes import ScriptHash, Txid
+from lightipn.bitcoin.transaction import Outpoint, TxOutput
 from lightipn.chain.history import History, Status, status_of
 from lightipn.chain.source import (
     FeeHistogram,
@@ -180,6 +181,10 @@ class FakeSource:
     async def fetch_history(self, scripthash: ScriptHash, *, server: str) -> History:
         """Ask the named server."""
         return await self._to_ask(server, "", frozenset())[0].list_history(scripthash)
+
+    async def fetch_output(self, outpoint: Outpoint) -> TxOutput | None:
+        """Return nothing, as Electrum servers do."""
+        return None
 
     async def fetch_fee_histogram(self, *, server: str) -> FeeHistogram:
         """Ask the named server."""
