@@ -119,7 +119,7 @@ KEYS = (
         "url",
         "http://127.0.0.1:8332",
         read.rpc_url,
-        "Where your node's RPC listens, with backend = \"bitcoind\". Plain http belongs on your own machine only.",
+        'Where your node\'s RPC listens, with backend = "bitcoind". Plain http belongs on your own machine only.',
     ),
     Key(
         "bitcoind",

@@ -94,7 +94,9 @@ class NodeFollower:
         async with self.lock:
             height = self.height
             scripts = await self._store.transact(
-                lambda db: node_index.register(db, [each for each in scripthashes if each in self._book.known], height=height)
+                lambda db: node_index.register(
+                    db, [each for each in scripthashes if each in self._book.known], height=height
+                )
             )
             fresh = [one.script for one in scripts if one.script is not None and one.script not in self._scripts]
             self._scripts.update(fresh)
@@ -382,7 +384,9 @@ class NodeFollower:
             self._outpoints.update(outputs)
             unspent = list(outputs)
             for at in range(0, len(unspent), MEMPOOL_PAGE):
-                page = [(Txid(each[:32]), int.from_bytes(each[32:], "little")) for each in unspent[at : at + MEMPOOL_PAGE]]
+                page = [
+                    (Txid(each[:32]), int.from_bytes(each[32:], "little")) for each in unspent[at : at + MEMPOOL_PAGE]
+                ]
                 spenders = [txid for txid in await self._node.fetch_spenders(page) if txid is not None]
                 await self._take_page(spenders)
             await self._store.transact(settle)

@@ -144,7 +144,9 @@ class PastFinder:
         hashes = [BlockHash(self._hash(text)) for text in scan.relevant_blocks]
         heights = await self._node.fetch_heights(hashes)
         findings = _Findings(reached=min(scan.to_height, self._follower.height), history_from=None)
-        for height, block_hash in sorted((height, each) for height, each in zip(heights, hashes, strict=True) if height):
+        for height, block_hash in sorted(
+            (height, each) for height, each in zip(heights, hashes, strict=True) if height
+        ):
             if height > findings.reached:
                 continue  # looked through as it comes
             if not await self._search_block(findings, height, block_hash, scripts):

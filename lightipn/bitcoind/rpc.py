@@ -308,9 +308,7 @@ class NodeRpc:
             raise self._refused(answer.error.code)
         return self._decode(answer.result, kind)
 
-    async def _call_many(
-        self, kind: type[T], method: str, params: Sequence[tuple[object, ...]]
-    ) -> list[T | Refusal]:
+    async def _call_many(self, kind: type[T], method: str, params: Sequence[tuple[object, ...]]) -> list[T | Refusal]:
         """Make many calls in few requests; results in order."""
         results: list[T | Refusal] = []
         for at in range(0, len(params), BATCH):
@@ -328,9 +326,7 @@ class NodeRpc:
                 error = by_id[number].error
                 if error is not None and error.code == IN_WARMUP:
                     raise self._refused(IN_WARMUP)
-                results.append(
-                    Refusal(error.code) if error is not None else self._decode(by_id[number].result, kind)
-                )
+                results.append(Refusal(error.code) if error is not None else self._decode(by_id[number].result, kind))
         return results
 
     def _decode(self, body: bytes | msgspec.Raw, kind: type[T]) -> T:

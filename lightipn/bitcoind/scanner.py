@@ -14,6 +14,7 @@ from lightipn.bitcoin.block import Block
 from lightipn.bitcoin.hashes import ScriptHash, Txid, scripthash_of
 from lightipn.bitcoin.transaction import PackedOutpoint, Transaction, packed_outpoint
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
     """A transaction that concerns watched scripts.
@@ -41,18 +42,14 @@ class Hits:
     spends: Sequence[int]
 
 
-def scan_block(
-    block: Block, scripts: AbstractSet[bytes], outpoints: Mapping[PackedOutpoint, ScriptHash]
-) -> Hits:
+def scan_block(block: Block, scripts: AbstractSet[bytes], outpoints: Mapping[PackedOutpoint, ScriptHash]) -> Hits:
     """Find in one pass which outputs of a block pay watched scripts, and which inputs spend from them."""
     paid = [index for index, script in enumerate(block.scripts) if script in scripts]
     spent = [index for index, outpoint in enumerate(block.spends) if outpoint in outpoints]
     return Hits(paid, spent)
 
 
-def matches_of(
-    block: Block, hits: Hits, outpoints: Mapping[PackedOutpoint, ScriptHash]
-) -> dict[int, Match]:
+def matches_of(block: Block, hits: Hits, outpoints: Mapping[PackedOutpoint, ScriptHash]) -> dict[int, Match]:
     """Return the transactions of a block that concern watched scripts, by their position in it.
 
     Args:
@@ -76,9 +73,7 @@ def matches_of(
         owner = new.get(outpoint) or outpoints[outpoint]
         spent.setdefault(bisect_right(block.spend_ends, index), {})[outpoint] = owner
     return {
-        position: Match(
-            txid=block.txids[position], outputs=made.get(position, {}), spends=spent.get(position, {})
-        )
+        position: Match(txid=block.txids[position], outputs=made.get(position, {}), spends=spent.get(position, {}))
         for position in sorted(made.keys() | spent.keys())
     }
 

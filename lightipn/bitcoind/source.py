@@ -195,9 +195,7 @@ class BitcoindSource:
         [raw_header] = await self._node.fetch_headers([block_hash]) or [b""]
         if raw_header:
             self._told_tip = info.tip_hash
-            await self._send_update.send(
-                TipChanged(server=self._node.name, height=info.blocks, raw_header=raw_header)
-            )
+            await self._send_update.send(TipChanged(server=self._node.name, height=info.blocks, raw_header=raw_header))
 
     async def _take_notices(self, receive: trio.MemoryReceiveChannel[Notice]) -> None:
         async for notice in receive:

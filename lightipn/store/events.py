@@ -102,9 +102,7 @@ def begin_block_events(db: Database) -> None:
     db.execute("INSERT OR IGNORE INTO setting (name, value) VALUES ('has_block_events', 'yes')")
 
 
-def save_block_events(
-    db: Database, delta: ChainDelta, *, now: int, trust: TrustLevel = TrustLevel.PROVED
-) -> None:
+def save_block_events(db: Database, delta: ChainDelta, *, now: int, trust: TrustLevel = TrustLevel.PROVED) -> None:
     """Append one event a block: what leaves from the top down, what enters from the fork up."""
     if db.execute("SELECT 1 FROM setting WHERE name = 'has_block_events'").fetchone() is None:
         return

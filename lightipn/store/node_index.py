@@ -142,9 +142,7 @@ def clear(db: Database) -> None:
     )
 
 
-def save_block(
-    db: Database, height: int, block_hash: BlockHash, found: Iterable[FoundTransaction] = ()
-) -> None:
+def save_block(db: Database, height: int, block_hash: BlockHash, found: Iterable[FoundTransaction] = ()) -> None:
     """Record that a block was looked through, and what was found in it."""
     db.execute("INSERT INTO node_block (height, block_hash) VALUES (?, ?)", [height, block_hash])
     save_found(db, found)
@@ -172,9 +170,7 @@ def save_found(db: Database, found: Iterable[FoundTransaction]) -> None:
 
 
 def _save_outputs(db: Database, outputs: Mapping[bytes, ScriptHash]) -> None:
-    db.conn.executemany(
-        "INSERT OR IGNORE INTO node_output (outpoint, scripthash) VALUES (?, ?)", list(outputs.items())
-    )
+    db.conn.executemany("INSERT OR IGNORE INTO node_output (outpoint, scripthash) VALUES (?, ?)", list(outputs.items()))
 
 
 def _mark_spent(db: Database, outpoints: Iterable[bytes], height: int) -> None:
@@ -321,7 +317,11 @@ def count_pending(db: Database) -> int:
 
 
 def settle_past(
-    db: Database, scripthashes: Iterable[ScriptHash], *, history_from: int | None, unproved_sat: Mapping[ScriptHash, int]
+    db: Database,
+    scripthashes: Iterable[ScriptHash],
+    *,
+    history_from: int | None,
+    unproved_sat: Mapping[ScriptHash, int],
 ) -> None:
     """Record that a script's past was looked for.
 
