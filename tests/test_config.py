@@ -12,6 +12,7 @@ from lightipn.bitcoin.network import MAINNET, REGTEST, TESTNET4
 from lightipn.config import (
     AccountsConfig,
     ApiConfig,
+    BitcoindConfig,
     BlockcypherConfig,
     CallbackConfig,
     Config,
@@ -51,6 +52,15 @@ DEFAULTS = Config(
         proxy="",
         allow_plaintext=False,
         sweep_interval_s=600.0,
+    ),
+    bitcoind=BitcoindConfig(
+        url="http://127.0.0.1:8332",
+        cookie_file=None,
+        user="",
+        password="",
+        zmq=(),
+        poll_interval_s=2.0,
+        drop_after_s=600.0,
     ),
     delivery=DeliveryConfig(timeout_s=15.0, max_in_flight=64, max_in_flight_per_host=8, allow_networks=(), proxy=""),
     ipn=IpnConfig(xpub="", auth_token="", confirmations=3, max_retry_interval_s=3600.0),

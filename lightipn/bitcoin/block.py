@@ -15,7 +15,6 @@ from lightipn.bitcoin.header import HEADER_BYTES, BlockHeader, parse_header
 from lightipn.bitcoin.merkle import block_root_of
 from lightipn.errors import BlockError, MerkleBranchError
 
-
 # Made once: to make a range takes as long as to read a number.
 _TIMES = [range(count) for count in range(0xFD)]
 
@@ -72,7 +71,7 @@ def parse_block(raw: bytes) -> Block:
 
 
 def _read(raw: bytes) -> Block:
-    """Walk over the bytes once. One function, and no call where a number is one byte long: that halves the time."""
+    """Walk over the bytes once, without a call where a number is one byte long: that halves the time."""
     starts: list[int] = []
     txids: list[bytes] = []
     scripts: list[bytes] = []
@@ -109,17 +108,7 @@ def _read(raw: bytes) -> Block:
             at += length
         end = at
         if has_witness:
-            for _ in each_input:
-                items = raw[at]
-                at += 1
-                if items > 0xFC:
-                    items, at = _compact_size(raw, at - 1)
-                for _ in _TIMES[items] if items < 0xFD else range(items):
-                    length = raw[at]
-                    at += 1
-                    if length > 0xFC:
-                        length, at = _compact_size(raw, at - 1)
-                    at += length
+            at = _after_witness(raw, at, each_input)
             stripped = raw[start : start + 4] + raw[body:end] + raw[at : at + 4]
         else:
             stripped = raw[start : at + 4]
@@ -138,6 +127,21 @@ def _read(raw: bytes) -> Block:
         spends=spends,
         spend_ends=spend_ends,
     )
+
+
+def _after_witness(raw: bytes, at: int, each_input: Sequence[int]) -> int:
+    for _ in each_input:
+        items = raw[at]
+        at += 1
+        if items > 0xFC:
+            items, at = _compact_size(raw, at - 1)
+        for _ in _TIMES[items] if items < 0xFD else range(items):
+            length = raw[at]
+            at += 1
+            if length > 0xFC:
+                length, at = _compact_size(raw, at - 1)
+            at += length
+    return at
 
 
 def _compact_size(raw: bytes, at: int) -> tuple[int, int]:

@@ -159,7 +159,7 @@ class NodeFollower:
         """Go back to the last block that the node's chain and what was looked through have in common."""
         fork_height = self.height
         while True:
-            ours = await self._store.read(lambda db: node_index.load_block_hash(db, fork_height))
+            ours = await self._store.read(partial(node_index.load_block_hash, height=fork_height))
             if ours is None:
                 raise SourceUnavailableError("reorg-too-deep", source=self._node.name)
             theirs = await self._node.fetch_block_hashes(fork_height, 1)
@@ -264,7 +264,7 @@ class NodeFollower:
     # --- the mempool ---
 
     async def follow_mempool(self) -> bool:
-        """Bring the view up to the node's mempool; False if a block came meanwhile, which must be looked through first."""
+        """Bring the view up to the mempool of the node; False if a block came meanwhile: look through that first."""
         listing = await self._node.fetch_mempool()
         info = await self._node.fetch_chain_info()
         if self.position is None or info.tip_hash != hex_of(self.position[1]):
@@ -363,17 +363,33 @@ class NodeFollower:
 
     # --- the past ---
 
+    async def save_past(self, height: int, block_hash: BlockHash, found: Sequence[FoundTransaction]) -> None:
+        """Record what an old block shows; should it leave the chain later, it goes the way of all blocks.
+
+        Raises:
+            SourceUnavailableError: it is not in the node's chain any more.
+        """
+        async with self.lock:
+            if await self._node.fetch_block_hashes(height, 1) != [block_hash]:
+                raise SourceUnavailableError("chain-changed", source=self._node.name)
+            await self._store.transact(lambda db: node_index.save_found(db, found))
+
     async def enter_past(
-        self, outputs: dict[PackedOutpoint, ScriptHash], *, above: int, settle: "partial[None]"
+        self, outputs: dict[PackedOutpoint, ScriptHash], *, above: tuple[int, BlockHash], settle: "partial[None]"
     ) -> None:
         """Take up outputs that were found in old blocks; whoever spent them since is looked for.
 
         Args:
-            above: what lies higher was looked through without knowing these outputs.
+            above: the block up to which that was done; what lies higher was looked through without knowing them.
             settle: writes to the store that the past is known now.
+
+        Raises:
+            SourceUnavailableError: that block is not in the chain any more.
         """
         async with self.lock:
-            for height in range(above + 1, self.height + 1):
+            if await self._store.read(lambda db: node_index.load_block_hash(db, above[0])) != above[1]:
+                raise SourceUnavailableError("chain-changed", source=self._node.name)
+            for height in range(above[0] + 1, self.height + 1):
                 block_hash = await self._store.read(partial(node_index.load_block_hash, height=height))
                 if block_hash is None:
                     raise SourceUnavailableError("chain-changed", source=self._node.name)

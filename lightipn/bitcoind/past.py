@@ -1,8 +1,8 @@
 """What happened to a script before it was watched.
 
-    with blockfilterindex      scanblocks names the blocks, each is searched       → the whole past
-    without                    scantxoutset names the unspent outputs, and their
-                               blocks are searched for just those transactions     → what is unspent; history_from says so
+    with blockfilterindex    scanblocks names the blocks, each is searched       → the whole past
+    without                  scantxoutset names the unspent outputs, and their
+                             blocks are searched for just those transactions     → what is unspent: history_from tells
 
 A node scans for one caller at a time, for minutes on mainnet. So all scripts that wait are looked for together, and the
 node gets as long a pause after a scan as the scan took. Payments from now on are seen meanwhile.
@@ -23,7 +23,7 @@ from lightipn.bitcoin.transaction import PackedOutpoint
 from lightipn.bitcoind.book import WatchBook
 from lightipn.bitcoind.follower import NodeFollower
 from lightipn.bitcoind.rpc import FoundOutput, NodeRpc, satoshis_of
-from lightipn.errors import ProtocolError, SourceError, SourceRefusedError
+from lightipn.errors import ProtocolError, SourceError, SourceRefusedError, SourceUnavailableError
 from lightipn.store import node_index
 from lightipn.store.database import Store
 from lightipn.store.node_index import NodeScript
@@ -46,12 +46,12 @@ class _Findings:
 
     Args:
         outputs: of the scripts that were looked for.
-        reached: what lies higher was looked through without knowing these outputs.
+        reached: the block up to which they are whole; what lies higher was looked through without knowing them.
         history_from: the height from which on histories are whole; None where all of them is.
     """
 
-    reached: int
-    history_from: int | None
+    reached: tuple[int, BlockHash]
+    history_from: int | None = None
     outputs: dict[PackedOutpoint, ScriptHash] = field(default_factory=dict)
     unproved_sat: dict[ScriptHash, int] = field(default_factory=dict)
 
@@ -103,7 +103,10 @@ class PastFinder:
         started = trio.current_time()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_progress, "scanblocks" if has_filters else "scantxoutset")
-            findings = await (self._search_blocks(scripts) if has_filters else self._search_outputs(scripts))
+            reached = self._follower.position
+            assert reached is not None  # scripts are registered at a position
+            findings = _Findings(reached=reached)
+            await (self._search_blocks if has_filters else self._search_outputs)(findings, scripts)
             nursery.cancel_scope.cancel()
         settle = partial(
             node_index.settle_past,
@@ -137,37 +140,37 @@ class PastFinder:
 
     # --- with filters ---
 
-    async def _search_blocks(self, scripts: set[bytes]) -> _Findings:
+    async def _search_blocks(self, findings: _Findings, scripts: set[bytes]) -> None:
         """Search the blocks whose filters speak of the scripts."""
         async with self._aborted_if_cancelled("scanblocks"):
             scan = await self._node.scan_blocks(sorted(scripts), timeout_s=SCAN_TIMEOUT_S)
         hashes = [BlockHash(self._hash(text)) for text in scan.relevant_blocks]
         heights = await self._node.fetch_heights(hashes)
-        findings = _Findings(reached=min(scan.to_height, self._follower.height), history_from=None)
+        self._check_reached(findings, scan.to_height)
         for height, block_hash in sorted(
             (height, each) for height, each in zip(heights, hashes, strict=True) if height
         ):
-            if height > findings.reached:
-                continue  # looked through as it comes
+            if height > findings.reached[0]:
+                continue  # looked through as it came
             if not await self._search_block(findings, height, block_hash, scripts):
                 info = await self._node.fetch_chain_info()
                 findings.history_from = max(info.prune_height or 0, height + 1)
-        return findings
 
     # --- without ---
 
-    async def _search_outputs(self, scripts: set[bytes]) -> _Findings:
+    async def _search_outputs(self, findings: _Findings, scripts: set[bytes]) -> None:
         """Search the unspent outputs, and prove each by its block."""
         async with self._aborted_if_cancelled("scantxoutset"):
             scan = await self._node.scan_outputs(sorted(scripts), timeout_s=SCAN_TIMEOUT_S)
         # Outputs made later were seen as they came; those spent between the script's first watch and the scan may be
         # missing, so the history counts as whole from the scan on.
-        findings = _Findings(reached=min(scan.height, self._follower.height), history_from=scan.height + 1)
+        self._check_reached(findings, scan.height)
+        findings.history_from = scan.height + 1
         by_height: dict[int, list[FoundOutput]] = {}
         for output in scan.unspents:
             by_height.setdefault(output.height, []).append(output)
         for height, outputs in sorted(by_height.items()):
-            if height > findings.reached:
+            if height > findings.reached[0]:
                 continue
             hashes = await self._node.fetch_block_hashes(height, 1)
             txids = {Txid(self._hash(output.txid)) for output in outputs}
@@ -177,9 +180,13 @@ class PastFinder:
                 scripthash = scripthash_of(bytes.fromhex(output.script))
                 so_far = findings.unproved_sat.get(scripthash, 0)
                 findings.unproved_sat[scripthash] = so_far + satoshis_of(output.amount)
-        return findings
 
     # --- both ---
+
+    def _check_reached(self, findings: _Findings, height: int) -> None:
+        """Check that a scan saw the block that ours had reached; a node that lost blocks meanwhile is asked again."""
+        if height < findings.reached[0]:
+            raise SourceUnavailableError("chain-changed", source=self._node.name)
 
     async def _search_block(
         self,
@@ -194,6 +201,9 @@ class PastFinder:
 
         Args:
             txids: only these; None for all.
+
+        Raises:
+            SourceUnavailableError: the block is not in the node's chain any more, or holds not all of them.
         """
         try:
             raw = await self._node.fetch_block(block_hash)
@@ -204,7 +214,9 @@ class PastFinder:
             for one in self._follower.found_in(parse_block(raw), height, scripts, findings.outputs)
             if txids is None or one.txid in txids
         ]
-        await self._store.transact(lambda db: node_index.save_found(db, found))
+        if txids is not None and {one.txid for one in found} != txids:
+            raise SourceUnavailableError("chain-changed", source=self._node.name)
+        await self._follower.save_past(height, block_hash, found)
         for one in found:
             findings.outputs.update(one.outputs)
         return True

@@ -108,7 +108,7 @@ class OutputScan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BlockScan(msgspec.Struct, frozen=True, kw_only=True):
-    """``scanblocks``: which blocks may concern some scripts; the filters give false positives, and no false negative."""
+    """``scanblocks``: which blocks may concern some scripts; filters give false positives, and no false negative."""
 
     from_height: int
     to_height: int

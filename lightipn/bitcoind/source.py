@@ -1,6 +1,5 @@
 """The shell: joins the node's blocks, mempool and notices into a ``ChainSource`` with one server."""
 
-import math
 import time
 from collections.abc import AsyncIterator, Sequence
 from collections.abc import Set as AbstractSet

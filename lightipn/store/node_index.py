@@ -16,8 +16,8 @@ from lightipn.chain.verifier import Confirmed
 from lightipn.store import chain as chain_store
 from lightipn.store.ledger import load_payments
 
-# Blocks whose hashes are kept to find where a reorg begins, and whose transactions keep their proofs: more than a pruned
-# node is sure to have (288).
+# Blocks whose hashes are kept to find where a reorg begins, and whose transactions keep their proofs: more than the 288
+# that a pruned node is sure to have.
 BLOCKS_KEPT = 2016
 # So many blocks below our own tip are looked through again when the source of evidence changes: no coinbase matures
 # faster, and no reorg of mainnet was deeper.

@@ -63,6 +63,12 @@ def programs(pytestconfig: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
+def backend() -> str:
+    """Clients do not see what LightIPN asks."""
+    return "electrum"
+
+
+@pytest.fixture(scope="session")
 def sdks(pytestconfig: pytest.Config) -> None:
     """Need the SDKs."""
     try:

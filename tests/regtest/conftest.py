@@ -1,10 +1,15 @@
-"""Fixtures: a bitcoind and an ElectrumX that the session shares, a pair for one test alone, and a shop.
+"""Fixtures: nodes and servers that the session shares, others for one test alone, and a shop.
+
+A story with a ``bitcoind`` and a ``source`` is told once for each backend: with an ElectrumX over a bitcoind that has
+every block and its index of transactions, and with a pruned bitcoind that LightIPN asks itself. A module whose tests
+are about Electrum servers has its own fixture ``backend``. Ids have the backend's name: ``-k pruned-node`` picks one.
 
 Without the programs these tests are skipped, which the summary says aloud; in CI (variable ``CI``) they fail.
 """
 
 import os
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -18,6 +23,7 @@ from tests.regtest.nodes import (
     open_bitcoind,
     open_electrumx,
 )
+from tests.regtest.own_node import OwnNode, Source, shared_source_of
 from tests.regtest.shop import Shop, open_shop
 
 FOLDER = Path(__file__).parent
@@ -73,11 +79,37 @@ def shared_electrumx(shared_bitcoind: Bitcoind, tmp_path_factory: pytest.TempPat
         shared.kill()
 
 
+@pytest.fixture(scope="session")
+def shared_pruned(programs: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bitcoind]:
+    """One pruned bitcoind without an index for the session."""
+    shared = Bitcoind(tmp_path_factory.mktemp("pruned"), is_pruned=True)
+    try:
+        trio.run(shared.start)
+        yield shared
+    finally:
+        shared.kill()
+
+
+@pytest.fixture(params=["electrum", "pruned-node"], scope="session")
+def backend(request: pytest.FixtureRequest) -> str:
+    """What LightIPN asks: ElectrumX, or a pruned bitcoind itself."""
+    return request.param
+
+
 @pytest.fixture
-def bitcoind(shared_bitcoind: Bitcoind) -> Bitcoind:
+def bitcoind(backend: str, request: pytest.FixtureRequest) -> Bitcoind:
     """The bitcoind that the session shares: take fresh addresses, and leave the process alone."""
-    shared_bitcoind.require_running()
-    return shared_bitcoind
+    shared = request.getfixturevalue("shared_bitcoind" if backend == "electrum" else "shared_pruned")
+    shared.require_running()
+    return shared
+
+
+@pytest.fixture
+async def source(backend: str, request: pytest.FixtureRequest) -> Source:
+    """The source that the session shares, at the tip of ``bitcoind``."""
+    shared = shared_source_of(backend, request)
+    await shared.wait_tip()
+    return shared
 
 
 @pytest.fixture
@@ -89,9 +121,10 @@ async def electrumx(shared_electrumx: ElectrumX) -> ElectrumX:
 
 
 @pytest.fixture
-async def private_bitcoind(programs: None, tmp_path: Path) -> AsyncIterator[Bitcoind]:
-    """A bitcoind for this test alone: it may be stopped, or reorganised deeply."""
-    async with open_bitcoind(tmp_path / "bitcoind") as private:
+async def private_bitcoind(backend: str, programs: None, tmp_path: Path) -> AsyncIterator[Bitcoind]:
+    """A bitcoind for this test alone: it may be stopped, or reorganised deeply; its mempool can be emptied."""
+    options = ["-mempoolexpiry=1"]
+    async with open_bitcoind(tmp_path / "bitcoind", options=options, is_pruned=backend == "pruned-node") as private:
         yield private
 
 
@@ -109,6 +142,30 @@ async def private_pair(
     """Two of ElectrumX over ``private_bitcoind``."""
     async with open_electrumx(private_bitcoind, tmp_path / "electrumx-2") as second:
         yield private_electrumx, second
+
+
+@pytest.fixture
+async def private_sources(
+    backend: str, private_bitcoind: Bitcoind, tmp_path: Path
+) -> AsyncIterator[tuple[Source, ...]]:
+    """What LightIPN asks about ``private_bitcoind``: two of ElectrumX that agree, or the node itself."""
+    async with AsyncExitStack() as stack:
+        if backend == "electrum":
+            folders = [tmp_path / "electrumx", tmp_path / "electrumx-2"]
+            opened = [await stack.enter_async_context(open_electrumx(private_bitcoind, one)) for one in folders]
+            yield tuple(opened)
+        else:
+            yield (OwnNode(private_bitcoind, tmp_path / "own-node"),)
+
+
+@pytest.fixture
+async def private_source(backend: str, private_bitcoind: Bitcoind, tmp_path: Path) -> AsyncIterator[Source]:
+    """What LightIPN asks about ``private_bitcoind``: one ElectrumX, or the node itself; it may be killed."""
+    if backend == "electrum":
+        async with open_electrumx(private_bitcoind, tmp_path / "electrumx") as opened:
+            yield opened
+    else:
+        yield OwnNode(private_bitcoind, tmp_path / "own-node")
 
 
 @pytest.fixture

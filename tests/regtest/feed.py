@@ -8,7 +8,7 @@ from typing import Any
 
 import trio
 
-from tests.regtest.nodes import ElectrumX
+from tests.regtest.own_node import OwnNode, Source
 from tests.regtest.shop import Shop
 from tests.service_process import ServiceProcess
 
@@ -27,17 +27,21 @@ LAWFUL_NEXT = {
 }
 
 
-def service_options(*servers: ElectrumX, **more: object) -> dict[str, str]:
-    """Return the environment of a service on these servers; its retries come quickly.
+def service_options(*sources: Source, **more: object) -> dict[str, str]:
+    """Return the environment of a service on these servers, or on one's own node; its retries come quickly.
 
     Args:
-        more: further keys, by the end of their variable: ``electrum_drop_after_s=2``.
+        more: further keys, by the end of their variable: ``api_anonymous="ipn"``; ``drop_after_s`` is of the source.
     """
-    options = {
-        "LIGHTIPN_NETWORK": "regtest",
-        "LIGHTIPN_ELECTRUM_SERVERS": ",".join(server.url for server in servers),
-        "LIGHTIPN_DIALECTS_IPN_MAX_RETRY_INTERVAL_S": "1",
-    }
+    options = {"LIGHTIPN_NETWORK": "regtest", "LIGHTIPN_DIALECTS_IPN_MAX_RETRY_INTERVAL_S": "1"}
+    match sources:
+        case (OwnNode() as node,):
+            options |= node.options()
+        case _:
+            options["LIGHTIPN_ELECTRUM_SERVERS"] = ",".join(server.url for server in sources)
+    if "drop_after_s" in more:
+        drop_after_s = more.pop("drop_after_s")
+        more |= {"electrum_drop_after_s": drop_after_s, "bitcoind_drop_after_s": drop_after_s}
     return options | {f"LIGHTIPN_{name.upper()}": str(value) for name, value in more.items()}
 
 

@@ -14,7 +14,8 @@ from lightipn.store import forwards
 from lightipn.store.database import open_store
 from tests.regtest.calls import answer_of
 from tests.regtest.feed import LOOK_AGAIN_S, WAIT_S, service_options
-from tests.regtest.nodes import SAT_PER_BTC, Bitcoind, ElectrumX
+from tests.regtest.nodes import SAT_PER_BTC, Bitcoind
+from tests.regtest.own_node import Source
 from tests.regtest.shop import Shop, always
 from tests.service_process import ServiceProcess
 
@@ -54,7 +55,7 @@ class Keeper:
     async def pay(self, address: str, amount_sat: int) -> str:
         """Pay an input address, and return the txid; nothing is mined."""
         txid = await self.bitcoind.send(address, amount_sat)
-        outputs = (await self.bitcoind.rpc("getrawtransaction", txid, True))["vout"]
+        outputs = (await self.bitcoind.transaction(txid))["vout"]
         [index] = [output["n"] for output in outputs if output["scriptPubKey"].get("address") == address]
         self.payments[txid, index] = amount_sat
         return txid
@@ -66,7 +67,7 @@ class Keeper:
             block_hash = await self.bitcoind.rpc("getblockhash", height)
             raw += [(one, height) for one in (await self.bitcoind.rpc("getblock", block_hash, 2))["tx"][1:]]
         for txid in await self.bitcoind.rpc("getrawmempool"):
-            raw.append((await self.bitcoind.rpc("getrawtransaction", txid, True), None))
+            raw.append((await self.bitcoind.transaction(txid), None))
         return [self._spend_of(*one) for one in raw if self._spent_by(one[0]) & self.payments.keys()]
 
     def _spent_by(self, raw: dict[str, Any]) -> frozenset[tuple[str, int]]:
@@ -98,7 +99,7 @@ class Keeper:
             await self.bitcoind.rpc("generateblock", await self.bitcoind.new_address(), [])
 
 
-def forwarding_options(folder: Path, electrumx: ElectrumX, *, words: str = "", **more: object) -> dict[str, str]:
+def forwarding_options(folder: Path, source: Source, *, words: str = "", **more: object) -> dict[str, str]:
     """Write a seed file, and return the environment of a service that forwards with it.
 
     Args:
@@ -107,7 +108,7 @@ def forwarding_options(folder: Path, electrumx: ElectrumX, *, words: str = "", *
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "forwarding.seed"
     write_words(file, words or new_words())
-    return service_options(electrumx, forwarding_seed_file=file, **more)
+    return service_options(source, forwarding_seed_file=file, **more)
 
 
 async def bind(service: ServiceProcess) -> None:

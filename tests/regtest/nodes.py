@@ -46,12 +46,18 @@ MATURITY_BLOCKS = 100
 BURIAL_BLOCKS = 50
 READY_HEIGHT = FUNDING_BLOCKS + MATURITY_BLOCKS + BURIAL_BLOCKS
 
-# The ones the functional tests of Bitcoin Core use for quiet and speed. ElectrumX 1.20 insists on txindex.
+# The ones the functional tests of Bitcoin Core use for quiet and speed.
 BITCOIND_OPTIONS = (
     *("-regtest", "-server=1", "-rpcbind=127.0.0.1", "-rpcallowip=127.0.0.1", "-nodebuglogfile", "-printtoconsole=1"),
-    *("-txindex=1", "-fallbackfee=0.0002", "-keypool=1", "-unsafesqlitesync=1"),
+    *("-fallbackfee=0.0002", "-keypool=1", "-unsafesqlitesync=1"),
     *("-dnsseed=0", "-fixedseeds=0", "-connect=0", "-discover=0", "-natpmp=0", "-listenonion=0"),
 )
+
+INDEXED_OPTIONS = ("-txindex=1",)  # ElectrumX 1.20 insists on it
+# A file of a pruned node's blocks is 64 KiB with -fastprune and holds some 230 blocks of a story; 288 are always kept.
+PRUNED_OPTIONS = ("-prune=1", "-fastprune")
+PRUNED_BURIAL_BLOCKS = 650
+KEPT_BLOCKS = 288
 
 # Polls are in milliseconds; with the defaults a payment is announced after 2.7 s and a block after 10 s.
 ELECTRUMX_ENVIRONMENT = {
@@ -191,11 +197,14 @@ class Reorg:
 class Bitcoind(Node):
     """A bitcoind: its RPC, and the acts that stories are made of. See ``open_bitcoind``."""
 
-    def __init__(self, folder: Path, *, listen_port: int | None = None, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self, folder: Path, *, listen_port: int | None = None, options: Sequence[str] = (), is_pruned: bool = False
+    ) -> None:
         super().__init__("bitcoind", folder)
         self.rpc_port = free_port()
         self.listen_port = listen_port
         self.options = tuple(options)  # others may be set for the next start
+        self.is_pruned = is_pruned
         self.url = f"http://127.0.0.1:{self.rpc_port}"
         self.cookie_path = folder / "regtest" / ".cookie"  # user and password; new ones at every start
 
@@ -210,7 +219,8 @@ class Bitcoind(Node):
         if self.listen_port is not None:
             listen = ["-listen=1", f"-bind=127.0.0.1:{self.listen_port}"]
         options = [*BITCOIND_OPTIONS, *listen, f"-datadir={self.folder}", f"-rpcport={self.rpc_port}"]
-        self.launch([*options, *self.options], {"HOME": str(self.folder)})
+        kept = PRUNED_OPTIONS if self.is_pruned else INDEXED_OPTIONS
+        self.launch([*options, *kept, *self.options], {"HOME": str(self.folder)})
         await self.wait_ready()
         await self.prepare()
 
@@ -258,7 +268,14 @@ class Bitcoind(Node):
         await self.mine(MATURITY_BLOCKS)
         coin = btc_text_of(FUNDING_COIN_SAT)
         await self.rpc("sendmany", "", {await self.rpc("getnewaddress"): coin for _ in range(FUNDING_COINS)})
-        await self.mine(BURIAL_BLOCKS)
+        await self.mine(PRUNED_BURIAL_BLOCKS if self.is_pruned else BURIAL_BLOCKS)
+        if self.is_pruned:
+            await self.prune()
+
+    async def prune(self) -> None:
+        """Have the first blocks removed, as far as the node lets go of them."""
+        await self.rpc("pruneblockchain", await self.height() - KEPT_BLOCKS)
+        assert (await self.rpc("getblockchaininfo"))["pruneheight"] > 1, "the node has pruned nothing"
 
     async def height(self) -> int:
         """Return the height of the tip."""
@@ -279,6 +296,17 @@ class Bitcoind(Node):
     async def send(self, address: str, amount_sat: int, **named: Any) -> str:
         """Pay from ``main`` and return the txid; named arguments are those of ``sendtoaddress`` (``fee_rate=5``)."""
         return await self.rpc("sendtoaddress", address, btc_text_of(amount_sat), **named)
+
+    async def transaction(self, txid: str) -> dict[str, Any]:
+        """Return a transaction, decoded: of the mempool, or of a block if there is an index or a wallet has it."""
+        try:
+            return await self.rpc("getrawtransaction", txid, True)
+        except RpcError:
+            for wallet in ("main", "receiver"):
+                with suppress(RpcError):
+                    known = await self.rpc("gettransaction", txid, wallet=wallet)
+                    return await self.rpc("getrawtransaction", txid, True, known["blockhash"])
+            raise
 
     async def bump_fee(self, txid: str) -> str:
         """Replace a payment of ``main`` by one with a higher fee and return the new txid."""
@@ -424,7 +452,7 @@ class ElectrumX(Node):
 
 @asynccontextmanager
 async def open_bitcoind(
-    folder: Path, *, listen_port: int | None = None, options: Sequence[str] = ()
+    folder: Path, *, listen_port: int | None = None, options: Sequence[str] = (), is_pruned: bool = False
 ) -> AsyncIterator[Bitcoind]:
     """Run a bitcoind with a chain and two wallets until the block is left.
 
@@ -432,8 +460,9 @@ async def open_bitcoind(
         folder: for its data and its output; made when missing.
         listen_port: where other nodes may connect (``addnode``); None for a node that listens to nobody.
         options: further ones of its command line, such as ``-mempoolexpiry=1``.
+        is_pruned: it keeps the last blocks alone, and no index; else it has every block, and an index of transactions.
     """
-    bitcoind = Bitcoind(folder, listen_port=listen_port, options=options)
+    bitcoind = Bitcoind(folder, listen_port=listen_port, options=options, is_pruned=is_pruned)
     try:
         await bitcoind.start()
         yield bitcoind

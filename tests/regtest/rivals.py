@@ -36,7 +36,7 @@ async def make_coins(bitcoind: Bitcoind, amounts_sat: Sequence[int]) -> list[Coi
     outputs = {address: btc_text_of(amount_sat) for address, amount_sat in zip(addresses, amounts_sat, strict=True)}
     txid = await bitcoind.rpc("sendmany", "", outputs)
     await bitcoind.mine(1)
-    transaction = await bitcoind.rpc("getrawtransaction", txid, True)
+    transaction = await bitcoind.transaction(txid)
     places = {output["scriptPubKey"]["address"]: output["n"] for output in transaction["vout"]}
     coins = [
         Coin(txid, places[address], amount_sat) for address, amount_sat in zip(addresses, amounts_sat, strict=True)

@@ -1,4 +1,4 @@
-"""The dialect ``blockcypher`` on a real bitcoind and a real ElectrumX: signed webhooks that say what bitcoind says."""
+"""The dialect ``blockcypher`` on real nodes and servers: signed webhooks that say what bitcoind says."""
 
 import json
 import re
@@ -16,7 +16,8 @@ from tests.clients.accounts import new_account
 from tests.dialects.blockcypher.keys import private_pem, public_pem
 from tests.regtest.calls import answer_of, curl, deliveries
 from tests.regtest.feed import LOOK_AGAIN_S, WAIT_S, service_options, wait_event
-from tests.regtest.nodes import Bitcoind, ElectrumX, btc_text_of
+from tests.regtest.nodes import Bitcoind, btc_text_of
+from tests.regtest.own_node import Source
 from tests.regtest.rivals import make_coins, publish, sign_payment, sign_rival
 from tests.regtest.shop import Shop, ShopAnswer, ShopRequest, Silence, failure, hang_up, silent_ok
 from tests.regtest.webhooks import (
@@ -112,14 +113,14 @@ async def pay_all_kinds(bitcoind: Bitcoind, address: str) -> str:
 
 
 async def test_each_of_the_six_events_is_signed_and_says_what_bitcoind_says(
-    bitcoind: Bitcoind, electrumx: ElectrumX, tmp_path: Path, shop: Shop
+    bitcoind: Bitcoind, source: Source, tmp_path: Path, shop: Shop
 ) -> None:
     """Each event comes as often as it shall, to the unaltered URL, with two good signatures and bitcoind's own words.
 
     The double spend is a real one: a transaction that takes the payment's coin elsewhere.
     """
     shop.policy = silent_ok
-    async with open_service(tmp_path / "lightipn", service_options(electrumx)) as service:
+    async with open_service(tmp_path / "lightipn", service_options(source)) as service:
         address = await bitcoind.new_address("legacy")
         query = "?secret=a%2Fb+c&n=%31"
         hooks = await add_all_hooks(service, shop, address, query)
@@ -184,7 +185,7 @@ async def test_each_of_the_six_events_is_signed_and_says_what_bitcoind_says(
 
 
 async def test_after_a_reorg_payments_are_told_again_for_the_new_block(
-    private_bitcoind: Bitcoind, private_electrumx: ElectrumX, tmp_path: Path, shop: Shop
+    private_bitcoind: Bitcoind, private_source: Source, tmp_path: Path, shop: Shop
 ) -> None:
     """``confirmed-tx`` comes once for each block that held the payment, and ``tx-confirmation`` counts anew in it.
 
@@ -192,7 +193,7 @@ async def test_after_a_reorg_payments_are_told_again_for_the_new_block(
     """
     bitcoind = private_bitcoind
     shop.policy = silent_ok
-    async with open_service(tmp_path / "lightipn", service_options(private_electrumx)) as service:
+    async with open_service(tmp_path / "lightipn", service_options(private_source)) as service:
         address = await bitcoind.new_address()
         await add_all_hooks(service, shop, address)
         paid = await bitcoind.send(address, 70_000)
@@ -246,7 +247,7 @@ class ClosedShop:
 
 
 async def test_shop_that_was_down_hears_everything_though_the_service_was_killed(
-    bitcoind: Bitcoind, electrumx: ElectrumX, tmp_path: Path, shop: Shop
+    bitcoind: Bitcoind, source: Source, tmp_path: Path, shop: Shop
 ) -> None:
     """What failed through restarts and ``kill -9`` is heard once the shop is up: the same bodies under the same ids.
 
@@ -254,7 +255,7 @@ async def test_shop_that_was_down_hears_everything_though_the_service_was_killed
     that is gone by then is withdrawn, but for the double spend itself.
     """
     policy = shop.policy = ClosedShop()
-    service = ServiceProcess(tmp_path / "lightipn", service_options(electrumx))
+    service = ServiceProcess(tmp_path / "lightipn", service_options(source))
     try:
         await start_again(service)
         address = await bitcoind.new_address()
@@ -326,14 +327,14 @@ async def test_shop_that_was_down_hears_everything_though_the_service_was_killed
 
 
 async def test_hook_about_a_wallet_is_about_each_address_while_it_is_in_it(
-    bitcoind: Bitcoind, electrumx: ElectrumX, tmp_path: Path, shop: Shop
+    bitcoind: Bitcoind, source: Source, tmp_path: Path, shop: Shop
 ) -> None:
     """Payments to a wallet's addresses are told under the hook, also to those added or derived later, and no others.
 
     Derived addresses are those that bitcoind derives of the same key and branch.
     """
     shop.policy = silent_ok
-    async with open_service(tmp_path / "lightipn", service_options(electrumx)) as service:
+    async with open_service(tmp_path / "lightipn", service_options(source)) as service:
         given, added, removed = [await bitcoind.new_address("legacy") for _ in range(3)]
         await wallet_call(service, "POST", "/wallets", 201, name="till", addresses=[given, removed])
         account = new_account(is_segwit=True)
@@ -378,11 +379,11 @@ async def test_hook_about_a_wallet_is_about_each_address_while_it_is_in_it(
 
 
 async def test_hook_with_a_key_of_its_own_is_signed_with_that_one(
-    bitcoind: Bitcoind, electrumx: ElectrumX, tmp_path: Path, shop: Shop
+    bitcoind: Bitcoind, source: Source, tmp_path: Path, shop: Shop
 ) -> None:
     """``signkey`` signs the webhooks of its hook alone, and is never shown; clients' name of the chain works too."""
     shop.policy = silent_ok
-    async with open_service(tmp_path / "lightipn", service_options(electrumx)) as service:
+    async with open_service(tmp_path / "lightipn", service_options(source)) as service:
         address = await bitcoind.new_address("legacy")
         own = await add_hook(
             service, "unconfirmed-tx", f"{shop.url}/own", base="/v1/btc/test3", address=address, signkey=private_pem()

@@ -1,4 +1,4 @@
-"""bitcoin-callback on a real bitcoind and a real ElectrumX: every example of its document, and what it promises."""
+"""bitcoin-callback on real nodes and servers: every example of its document, and what it promises."""
 
 import json
 import re
@@ -13,7 +13,8 @@ import trio
 from lightipn.dialects.callback.wire import parse_expiration, time_text
 from tests.regtest.calls import JSON, answer_of, curl, wait_deliveries
 from tests.regtest.feed import LOOK_AGAIN_S, WAIT_S, service_options, wait_event
-from tests.regtest.nodes import Bitcoind, ElectrumX, btc_text_of
+from tests.regtest.nodes import Bitcoind, btc_text_of
+from tests.regtest.own_node import Source
 from tests.regtest.rivals import make_coins, publish, sign_payment, sign_rival
 from tests.regtest.shop import Shop, ShopRequest, always, hang
 from tests.service_process import ServiceProcess, open_service
@@ -23,10 +24,10 @@ IN_2099 = "2099-04-01T05:26:35"
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-def options(*servers: ElectrumX, **more: object) -> dict[str, str]:
+def options(*sources: Source, **more: object) -> dict[str, str]:
     """Return the environment of a service whose callbacks are due at one confirmation, and every second."""
     named = {"confirmations": 1, "retry_period_s": 1} | more
-    return service_options(*servers, **{f"dialects_callback_{name}": value for name, value in named.items()})
+    return service_options(*sources, **{f"dialects_callback_{name}": value for name, value in named.items()})
 
 
 def told(shop: Shop) -> list[dict[str, Any]]:
@@ -64,12 +65,10 @@ async def wait_state(service: ServiceProcess, subscription_id: int, state: str) 
 # --- the document, example by example ----------------------------------------------------------------------------
 
 
-async def test_every_example_of_the_document(
-    bitcoind: Bitcoind, electrumx: ElectrumX, tmp_path: Path, shop: Shop
-) -> None:
+async def test_every_example_of_the_document(bitcoind: Bitcoind, source: Source, tmp_path: Path, shop: Shop) -> None:
     """The requests of the document, none of which has a key, have the answers of the document."""
     shop.policy = always(202)
-    anonymous = options(electrumx, confirmations=3) | {"LIGHTIPN_API_ANONYMOUS": "callback"}
+    anonymous = options(source, confirmations=3) | {"LIGHTIPN_API_ANONYMOUS": "callback"}
     async with open_service(tmp_path / "lightipn", anonymous) as service:
 
         async def asked(method: str, path: str, data: str = "", *, status: int = 200) -> Any:
@@ -165,11 +164,11 @@ async def test_every_example_of_the_document(
 
 
 async def test_retries_count_down_at_the_configured_pause(
-    bitcoind: Bitcoind, electrumx: ElectrumX, tmp_path: Path, shop: Shop
+    bitcoind: Bitcoind, source: Source, tmp_path: Path, shop: Shop
 ) -> None:
     """A callback that nobody acknowledges is sent four times, saying 3, 2, 1, 0, one pause apart, and never again."""
     shop.policy = always(200, b"*ok*")
-    async with open_service(tmp_path / "lightipn", options(electrumx)) as service:
+    async with open_service(tmp_path / "lightipn", options(source)) as service:
         address = await bitcoind.new_address()
         await subscribe(service, address, shop.url)
         await bitcoind.send(address, 10_000)
@@ -191,11 +190,11 @@ async def test_retries_count_down_at_the_configured_pause(
 
 
 async def test_acknowledgement_while_it_is_being_sent_holds(
-    bitcoind: Bitcoind, electrumx: ElectrumX, tmp_path: Path, shop: Shop
+    bitcoind: Bitcoind, source: Source, tmp_path: Path, shop: Shop
 ) -> None:
     """A receiver that acknowledges and then never answers is not called again, though its answer is missing."""
     shop.policy = hang
-    short = options(electrumx) | {"LIGHTIPN_DELIVERY_TIMEOUT_S": "1"}
+    short = options(source) | {"LIGHTIPN_DELIVERY_TIMEOUT_S": "1"}
     async with open_service(tmp_path / "lightipn", short) as service:
         address = await bitcoind.new_address()
         await subscribe(service, address, shop.url)
@@ -219,11 +218,11 @@ async def test_acknowledgement_while_it_is_being_sent_holds(
 
 
 async def test_acknowledged_callback_does_not_hold_back_the_others(
-    bitcoind: Bitcoind, electrumx: ElectrumX, tmp_path: Path, shop: Shop
+    bitcoind: Bitcoind, source: Source, tmp_path: Path, shop: Shop
 ) -> None:
     """Of two callbacks in their retries the one that is acknowledged stops, and the other one goes on to its end."""
     shop.policy = always(200)
-    async with open_service(tmp_path / "lightipn", options(electrumx)) as service:
+    async with open_service(tmp_path / "lightipn", options(source)) as service:
         address = await bitcoind.new_address()
         await subscribe(service, address, shop.url)
         for amount_sat in (10_000, 20_000):
@@ -242,10 +241,10 @@ async def test_acknowledged_callback_does_not_hold_back_the_others(
 
 
 async def test_money_out_is_negative_and_both_sides_are_net(
-    bitcoind: Bitcoind, electrumx: ElectrumX, tmp_path: Path, shop: Shop
+    bitcoind: Bitcoind, source: Source, tmp_path: Path, shop: Shop
 ) -> None:
     """Money in is positive, money out negative; where the address is on both sides it is the net, and both are told."""
-    async with open_service(tmp_path / "lightipn", options(electrumx)) as service:
+    async with open_service(tmp_path / "lightipn", options(source)) as service:
         address, elsewhere = await bitcoind.new_address(), await bitcoind.new_address()
         await subscribe(service, address, shop.url)
 
@@ -258,7 +257,7 @@ async def test_money_out_is_negative_and_both_sides_are_net(
             return txid
 
         async def coin_of(txid: str) -> dict[str, Any]:
-            outputs = (await bitcoind.rpc("getrawtransaction", txid, True))["vout"]
+            outputs = (await bitcoind.transaction(txid))["vout"]
             [index] = [output["n"] for output in outputs if output["scriptPubKey"].get("address") == address]
             return {"txid": txid, "vout": index}
 
@@ -281,11 +280,9 @@ async def test_money_out_is_negative_and_both_sides_are_net(
 # --- zero_conf, replacement, reorg -------------------------------------------------------------------------------
 
 
-async def test_zero_conf_tells_a_payment_twice(
-    bitcoind: Bitcoind, electrumx: ElectrumX, tmp_path: Path, shop: Shop
-) -> None:
+async def test_zero_conf_tells_a_payment_twice(bitcoind: Bitcoind, source: Source, tmp_path: Path, shop: Shop) -> None:
     """With ``zero_conf`` a payment is told with 0 confirmations, and at its depth by a callback of its own."""
-    async with open_service(tmp_path / "lightipn", options(electrumx, zero_conf="true", confirmations=2)) as service:
+    async with open_service(tmp_path / "lightipn", options(source, zero_conf="true", confirmations=2)) as service:
         address = await bitcoind.new_address()
         await subscribe(service, address, shop.url)
         txid = await bitcoind.send(address, 10_000)
@@ -303,12 +300,12 @@ async def test_zero_conf_tells_a_payment_twice(
 
 
 async def test_replaced_payment_is_not_told_any_more(
-    private_bitcoind: Bitcoind, private_electrumx: ElectrumX, tmp_path: Path, shop: Shop
+    private_bitcoind: Bitcoind, private_source: Source, tmp_path: Path, shop: Shop
 ) -> None:
     """The callback of a payment that a block replaces is withdrawn while it waits for its next retry."""
     shop.policy = always(200)
     bitcoind = private_bitcoind
-    patient = options(private_electrumx, zero_conf="true", retries=1000)
+    patient = options(private_source, zero_conf="true", retries=1000)
     async with open_service(tmp_path / "lightipn", patient) as service:
         address = await bitcoind.new_address()
         await subscribe(service, address, shop.url)
@@ -328,12 +325,12 @@ async def test_replaced_payment_is_not_told_any_more(
 
 
 async def test_reorg_does_not_call_again(
-    private_bitcoind: Bitcoind, private_electrumx: ElectrumX, tmp_path: Path, shop: Shop
+    private_bitcoind: Bitcoind, private_source: Source, tmp_path: Path, shop: Shop
 ) -> None:
     """A payment that was acknowledged when deep is not told again when it loses its block and finds another one."""
     bitcoind = private_bitcoind
     shop.policy = always(200)
-    early = options(private_electrumx, zero_conf="true", retries=1000)
+    early = options(private_source, zero_conf="true", retries=1000)
     async with open_service(tmp_path / "lightipn", early) as service:
         address = await bitcoind.new_address()
         await subscribe(service, address, shop.url)
@@ -358,10 +355,10 @@ async def test_reorg_does_not_call_again(
 
 
 async def test_payment_before_the_expiry_is_told_and_one_after_it_is_not(
-    bitcoind: Bitcoind, electrumx: ElectrumX, tmp_path: Path, shop: Shop
+    bitcoind: Bitcoind, source: Source, tmp_path: Path, shop: Shop
 ) -> None:
     """What was seen before a subscription expired, or was canceled, is told at its depth; nothing later is."""
-    async with open_service(tmp_path / "lightipn", options(electrumx, confirmations=2)) as service:
+    async with open_service(tmp_path / "lightipn", options(source, confirmations=2)) as service:
         expiring, canceled, lasting = [await bitcoind.new_address() for _ in range(3)]
         soon = int(time.time()) + 4
         short = await subscribe(service, expiring, f"{shop.url}/expiring", expiration=soon)
@@ -395,10 +392,10 @@ async def test_payment_before_the_expiry_is_told_and_one_after_it_is_not(
 
 
 async def test_nothing_is_sent_for_an_owner_without_a_key_and_nothing_is_lost(
-    bitcoind: Bitcoind, electrumx: ElectrumX, tmp_path: Path, shop: Shop
+    bitcoind: Bitcoind, source: Source, tmp_path: Path, shop: Shop
 ) -> None:
     """While an owner's keys are revoked its callbacks wait; a new key has them sent."""
-    async with open_service(tmp_path / "lightipn", options(electrumx)) as service:
+    async with open_service(tmp_path / "lightipn", options(source)) as service:
         address = await bitcoind.new_address()
         await subscribe(service, address, shop.url)
         assert service.cli("key", "revoke", "shop").returncode == 0

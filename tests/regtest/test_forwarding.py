@@ -1,4 +1,4 @@
-"""Forwarding on a real bitcoind and a real ElectrumX: with shares, with rising fees, and from the words alone."""
+"""Forwarding on real nodes and servers: with shares, with rising fees, and from the words alone."""
 
 import hashlib
 import hmac
@@ -25,7 +25,8 @@ from tests.regtest.forwarding import (
     wait_callbacks,
     wait_logged,
 )
-from tests.regtest.nodes import Bitcoind, ElectrumX
+from tests.regtest.nodes import Bitcoind
+from tests.regtest.own_node import Source
 from tests.regtest.shop import Shop
 from tests.service_process import ServiceProcess
 
@@ -41,11 +42,11 @@ async def started(service: ServiceProcess) -> None:
 
 
 async def test_payment_is_passed_on_with_a_share_and_told(
-    bitcoind: Bitcoind, electrumx: ElectrumX, tmp_path: Path, shop: Shop
+    bitcoind: Bitcoind, source: Source, tmp_path: Path, shop: Shop
 ) -> None:
     """At its first confirmation a payment goes to the destination, a part of it to the process address."""
     shop.policy = OK
-    service = ServiceProcess(tmp_path / "ipn", forwarding_options(tmp_path / "ipn", electrumx))
+    service = ServiceProcess(tmp_path / "ipn", forwarding_options(tmp_path / "ipn", source))
     keeper = Keeper(bitcoind, await bitcoind.height() + 1)
     destination, process = await bitcoind.new_address("bech32m"), await bitcoind.new_address("legacy")
     try:
@@ -85,11 +86,11 @@ async def test_payment_is_passed_on_with_a_share_and_told(
 
 
 async def test_stuck_transfer_pays_more_until_it_is_mined(
-    bitcoind: Bitcoind, electrumx: ElectrumX, tmp_path: Path, shop: Shop
+    bitcoind: Bitcoind, source: Source, tmp_path: Path, shop: Shop
 ) -> None:
     """While blocks leave it out, a transfer is replaced by dearer versions of the same coins; one of them is mined."""
     shop.policy = OK
-    options = forwarding_options(tmp_path / "ipn", electrumx, forwarding_bump_after_blocks=2)
+    options = forwarding_options(tmp_path / "ipn", source, forwarding_bump_after_blocks=2)
     service = ServiceProcess(tmp_path / "ipn", options)
     keeper = Keeper(bitcoind, await bitcoind.height() + 1)
     destination = await bitcoind.new_address()
@@ -131,18 +132,18 @@ def end(service: ServiceProcess) -> None:
 # --- from the words alone ----------------------------------------------------------------------------------------
 
 
-async def test_words_alone_bring_every_coin_back(bitcoind: Bitcoind, electrumx: ElectrumX, tmp_path: Path) -> None:
+async def test_words_alone_bring_every_coin_back(bitcoind: Bitcoind, source: Source, tmp_path: Path) -> None:
     """A new database, the words on stdin and a sweep: every coin at the addresses of the words is passed on."""
     words = new_words()
     keeper = Keeper(bitcoind, await bitcoind.height() + 1)
     for index in (0, 1, 1, 7):
         await keeper.pay(addresses_of(words, REGTEST).address_at(index).text, 50_000 + index)
     await bitcoind.mine(1)
-    await electrumx.wait_tip()
+    await source.wait_tip()
     destination = await bitcoind.new_address()
     folder = tmp_path / "new"
     folder.mkdir()
-    service = ServiceProcess(folder, service_options(electrumx, forwarding_seed_file=folder / "forwarding.seed"))
+    service = ServiceProcess(folder, service_options(source, forwarding_seed_file=folder / "forwarding.seed"))
     try:
         done = run_with_input(service, words.upper(), "forwarding", "recover", "--count", "30")
         assert (done.returncode, done.stdout.strip()) == (0, "30 addresses are watched anew, of 30.")
@@ -185,12 +186,10 @@ def master_key_of(words: str) -> str:
     return str(base58.encode_check(bytes.fromhex("04358394") + bytes(9) + digest[32:] + b"\x00" + digest[:32]))
 
 
-async def test_another_wallet_finds_the_coins_by_the_words(
-    bitcoind: Bitcoind, electrumx: ElectrumX, tmp_path: Path
-) -> None:
+async def test_another_wallet_finds_the_coins_by_the_words(bitcoind: Bitcoind, source: Source, tmp_path: Path) -> None:
     """Bitcoind, given the words' master key and the documented path, derives the same addresses and owns the coins."""
     words = new_words()
-    service = ServiceProcess(tmp_path / "ipn", forwarding_options(tmp_path / "ipn", electrumx, words=words))
+    service = ServiceProcess(tmp_path / "ipn", forwarding_options(tmp_path / "ipn", source, words=words))
     destination = await bitcoind.new_address()
     try:
         await started(service)

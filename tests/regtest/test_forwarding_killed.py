@@ -28,7 +28,8 @@ from tests.regtest.forwarding import (
     pairs_of,
     transfers_of,
 )
-from tests.regtest.nodes import Bitcoind, ElectrumX
+from tests.regtest.nodes import Bitcoind
+from tests.regtest.own_node import Source, shared_source_of
 from tests.regtest.shop import Shop, open_shop
 from tests.service_process import ServiceProcess
 
@@ -162,7 +163,7 @@ async def each(stories: Sequence[Story], act: Callable[[Story], Awaitable[object
                 nursery.start_soon(guarded, story)
 
 
-async def tell(group: str, bitcoind: Bitcoind, electrumx: ElectrumX, folder: Path) -> list[Story]:
+async def tell(group: str, bitcoind: Bitcoind, source: Source, folder: Path) -> list[Story]:
     """Tell the stories of a group to their ends."""
     async with trio.open_nursery() as nursery, open_shop(nursery) as shop:
         shop.policy = OK
@@ -173,7 +174,7 @@ async def tell(group: str, bitcoind: Bitcoind, electrumx: ElectrumX, folder: Pat
                     folder / str(number),
                     forwarding_options(
                         folder / str(number),
-                        electrumx,
+                        source,
                         forwarding_bump_after_blocks=BUMP_AFTER_BLOCKS if group == "bump" else 50,
                     ),
                 ),
@@ -227,15 +228,16 @@ def killed_in_the_end(stories: Sequence[Story]) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def told(
-    shared_bitcoind: Bitcoind, shared_electrumx: ElectrumX, tmp_path_factory: pytest.TempPathFactory
+    backend: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], list[Story]]:
-    """Returns the stories of a group, which are told once."""
+    """Returns the stories of a group, which are told once a backend."""
     groups: dict[str, list[Story]] = {}
+    source = shared_source_of(backend, request)
 
     def stories_of(group: str) -> list[Story]:
         if group not in groups:
             folder = tmp_path_factory.mktemp("killed")
-            groups[group] = trio.run(partial(tell, group, shared_bitcoind, shared_electrumx, folder))
+            groups[group] = trio.run(partial(tell, group, source.bitcoind, source, folder))
         return groups[group]
 
     return stories_of

@@ -19,6 +19,12 @@ from tests.simulator.independent_client import View, client_view, differences_of
 DEADLINE_S = 60
 
 
+@pytest.fixture(scope="session")
+def backend() -> str:
+    """Its client speaks to ElectrumX."""
+    return "electrum"
+
+
 async def view_of_electrumx(bitcoind: Bitcoind, electrumx: ElectrumX) -> View:
     """Take the client's view of a real server."""
     address = await bitcoind.new_address()

@@ -21,7 +21,8 @@ from tests.regtest.feed import (
     wait_event,
     wait_told,
 )
-from tests.regtest.nodes import Bitcoind, RpcError, open_bitcoind, open_electrumx
+from tests.regtest.nodes import Bitcoind, RpcError
+from tests.regtest.own_node import Source
 from tests.regtest.rivals import Signed, empty_mempool, make_coins, publish, sign_payment, sign_rival
 from tests.regtest.shop import Shop
 from tests.service_process import ServiceProcess
@@ -94,7 +95,7 @@ class Payments:
     async def block_of(self, payment: Signed) -> str | None:
         """Return the hash of the block that holds a payment, or None."""
         with suppress(RpcError):  # nobody knows it
-            found = await self.bitcoind.rpc("getrawtransaction", payment.txid, True)
+            found = await self.bitcoind.transaction(payment.txid)
             if found.get("confirmations", 0) > 0:
                 return found["blockhash"]
         return None
@@ -128,46 +129,40 @@ async def wait_settled(service: ServiceProcess, payment: Signed, block_hash: str
 
 
 async def test_killed_at_random_moments_its_feed_has_no_gap_and_ends_with_the_truth(
-    programs: None, tmp_path: Path, shop: Shop
+    private_bitcoind: Bitcoind, private_sources: tuple[Source, ...], tmp_path: Path, shop: Shop
 ) -> None:
     """Killed while payments are replaced, dropped and reorganised, it takes nothing back and tells nothing twice."""
     chance = random.Random(9)
-    async with (
-        open_bitcoind(tmp_path / "bitcoind", options=["-mempoolexpiry=1"]) as bitcoind,
-        open_electrumx(bitcoind, tmp_path / "electrumx") as first,
-        open_electrumx(bitcoind, tmp_path / "electrumx-2") as second,
-    ):
-        story = await open_story(bitcoind, KILLS * PAYMENTS_A_ROUND)
-        service = ServiceProcess(
-            tmp_path / "lightipn", service_options(first, second, electrum_drop_after_s=DROP_AFTER_S)
-        )
-        try:
+    bitcoind = private_bitcoind
+    story = await open_story(bitcoind, KILLS * PAYMENTS_A_ROUND)
+    service = ServiceProcess(tmp_path / "lightipn", service_options(*private_sources, drop_after_s=DROP_AFTER_S))
+    try:
+        await service.start()
+        for payment in story.unpaid:
+            await service.subscribe(payment.address, shop.url, max_confirms=1)
+        told: list[Event] = []
+        for _ in range(KILLS):
+            await story.play_round(chance)
+            service.kill()
+            await trio.sleep(chance.uniform(0, 0.2))
             await service.start()
-            for payment in story.unpaid:
-                await service.subscribe(payment.address, shop.url, max_confirms=1)
-            told: list[Event] = []
-            for _ in range(KILLS):
-                await story.play_round(chance)
-                service.kill()
-                await trio.sleep(chance.uniform(0, 0.2))
-                await service.start()
-                events = await service.events()
-                assert events[: len(told)] == told
-                told = events
-            await bitcoind.mine(1)
-            await wait_event(service, kind="block.connected", block_hash=await bitcoind.tip_hash())
-            for payment in story.published:
-                block_hash = await story.block_of(payment)
-                await wait_settled(service, payment, block_hash)
-                if block_hash is not None:
-                    await wait_told(shop, payment.address, btc_text(payment.amount_sat), "0.0")
-                elif totals_told(shop, payment.address):
-                    await wait_told(shop, payment.address, "0.0", "0.0")
             events = await service.events()
-            assert await service.stop() == 0
-        finally:
-            if service.process is not None and service.process.poll() is None:
-                service.kill()
+            assert events[: len(told)] == told
+            told = events
+        await bitcoind.mine(1)
+        await wait_event(service, kind="block.connected", block_hash=await bitcoind.tip_hash())
+        for payment in story.published:
+            block_hash = await story.block_of(payment)
+            await wait_settled(service, payment, block_hash)
+            if block_hash is not None:
+                await wait_told(shop, payment.address, btc_text(payment.amount_sat), "0.0")
+            elif totals_told(shop, payment.address):
+                await wait_told(shop, payment.address, "0.0", "0.0")
+        events = await service.events()
+        assert await service.stop() == 0
+    finally:
+        if service.process is not None and service.process.poll() is None:
+            service.kill()
     assert_lawful(events)
     assert {event["kind"] for event in events} >= {
         "payment.seen",

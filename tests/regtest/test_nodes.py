@@ -19,6 +19,12 @@ from tests.regtest.shop import Shop, always, echo_with, failure, hang, hang_up, 
 AMOUNT_SAT = 123_456_789
 
 
+@pytest.fixture(scope="session")
+def backend() -> str:
+    """ElectrumX is part of the harness."""
+    return "electrum"
+
+
 @pytest.mark.slow
 async def test_mined_blocks_are_announced(bitcoind: Bitcoind, electrumx: ElectrumX) -> None:
     """Blocks that bitcoind mines become the tip that ElectrumX announces."""

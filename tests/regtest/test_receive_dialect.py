@@ -1,4 +1,4 @@
-"""Receive Payments V2 on a real bitcoind and a real ElectrumX: every example of its document, and what it promises."""
+"""Receive Payments V2 on real nodes and servers: every example of its document, and what it promises."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,8 @@ import pytest
 from tests.clients.accounts import new_account
 from tests.regtest.calls import PLAIN, answer_of, curl, deliveries, wait_deliveries
 from tests.regtest.feed import WAIT_S, service_options, wait_event
-from tests.regtest.nodes import Bitcoind, ElectrumX, btc_text_of
+from tests.regtest.nodes import Bitcoind, btc_text_of
+from tests.regtest.own_node import Source
 from tests.regtest.rivals import make_coins, publish, sign_payment, sign_rival
 from tests.regtest.shop import Policy, Shop, ShopAnswer, ShopRequest, always
 from tests.service_process import ServiceProcess, open_service
@@ -85,10 +86,10 @@ def steps(shop: Shop, txid: str) -> list[tuple[int, int]]:
 
 
 async def test_every_example_of_the_document_about_addresses(
-    bitcoind: Bitcoind, electrumx: ElectrumX, tmp_path: Path, shop: Shop
+    bitcoind: Bitcoind, source: Source, tmp_path: Path, shop: Shop
 ) -> None:
     """Generating an address (curl and PHP), its callback, the gap and the log are as the document shows them."""
-    async with open_service(tmp_path / "lightipn", service_options(electrumx)) as service:
+    async with open_service(tmp_path / "lightipn", service_options(source)) as service:
         account = new_account(is_segwit=False)
         addresses = await account.addresses(bitcoind, 2)
         callback = f"{shop.url}?invoice_id=058921123"
@@ -143,10 +144,10 @@ async def test_every_example_of_the_document_about_addresses(
 
 
 async def test_every_example_of_the_document_about_requests(
-    bitcoind: Bitcoind, electrumx: ElectrumX, tmp_path: Path, shop: Shop
+    bitcoind: Bitcoind, source: Source, tmp_path: Path, shop: Shop
 ) -> None:
     """The curl lines of balance updates and block notifications, and of deleting them, are answered as shown."""
-    async with open_service(tmp_path / "lightipn", service_options(electrumx)) as service:
+    async with open_service(tmp_path / "lightipn", service_options(source)) as service:
         address = await bitcoind.new_address("legacy")
         callback = f"{shop.url}?invoice_id=123"
         data = (
@@ -188,11 +189,11 @@ async def test_every_example_of_the_document_about_requests(
 
 
 async def test_shop_that_waits_for_four_confirmations_is_told_once_a_block_and_never_after_ok(
-    bitcoind: Bitcoind, electrumx: ElectrumX, tmp_path: Path, shop: Shop
+    bitcoind: Bitcoind, source: Source, tmp_path: Path, shop: Shop
 ) -> None:
     """A shop that checks a secret and says ``*ok*`` at four confirmations hears of a payment at 0 to 4, once each."""
     shop.policy = ok_from(4)
-    async with open_service(tmp_path / "lightipn", service_options(electrumx)) as service:
+    async with open_service(tmp_path / "lightipn", service_options(source)) as service:
         address = await given_address(service, f"{shop.url}/ipn?invoice_id=7&secret={SECRET}")
         first = await bitcoind.send(address, 10_000)
         await wait_told(shop, transaction_hash=first, confirmations=0)
@@ -216,11 +217,11 @@ async def test_shop_that_waits_for_four_confirmations_is_told_once_a_block_and_n
 
 
 async def test_shop_that_never_says_ok_is_called_once_a_tip(
-    bitcoind: Bitcoind, electrumx: ElectrumX, tmp_path: Path, shop: Shop
+    bitcoind: Bitcoind, source: Source, tmp_path: Path, shop: Shop
 ) -> None:
     """Without ``*ok*`` a payment is told when it is seen and then once with each tip, neither more nor less often."""
     shop.policy = NOT_YET
-    async with open_service(tmp_path / "lightipn", service_options(electrumx)) as service:
+    async with open_service(tmp_path / "lightipn", service_options(source)) as service:
         address = await given_address(service, f"{shop.url}/ipn")
         txid = await bitcoind.send(address, 10_000)
         await wait_told(shop, confirmations=0)
@@ -234,12 +235,12 @@ async def test_shop_that_never_says_ok_is_called_once_a_tip(
 
 
 async def test_nothing_is_told_after_ok_not_even_after_a_reorg(
-    private_bitcoind: Bitcoind, private_electrumx: ElectrumX, tmp_path: Path, shop: Shop
+    private_bitcoind: Bitcoind, private_source: Source, tmp_path: Path, shop: Shop
 ) -> None:
     """A payment whose ``*ok*`` was heard is told no more when it loses its block, waits, and finds another one."""
     bitcoind = private_bitcoind
     shop.policy = ok_from(2)
-    async with open_service(tmp_path / "lightipn", service_options(private_electrumx)) as service:
+    async with open_service(tmp_path / "lightipn", service_options(private_source)) as service:
         given = await given_address(service, f"{shop.url}/ipn?secret={SECRET}")
         watched = await bitcoind.new_address()
         await balance_update(service, watched, f"{shop.url}/balance?secret={SECRET}", confs=2)
@@ -267,12 +268,12 @@ async def test_nothing_is_told_after_ok_not_even_after_a_reorg(
 
 
 async def test_replaced_payment_is_not_told_any_more_and_what_replaces_it_is(
-    private_bitcoind: Bitcoind, private_electrumx: ElectrumX, tmp_path: Path, shop: Shop
+    private_bitcoind: Bitcoind, private_source: Source, tmp_path: Path, shop: Shop
 ) -> None:
     """The call about a replaced payment is withdrawn; a rival to the same address is told under its own txid."""
     bitcoind = private_bitcoind
     shop.policy = NOT_YET
-    async with open_service(tmp_path / "lightipn", service_options(private_electrumx)) as service:
+    async with open_service(tmp_path / "lightipn", service_options(private_source)) as service:
         address = await given_address(service, f"{shop.url}/ipn")
         coins = await make_coins(bitcoind, [900_500, 800_500])
         lost = await sign_payment(bitcoind, coins[0], address)
@@ -294,11 +295,9 @@ async def test_replaced_payment_is_not_told_any_more_and_what_replaces_it_is(
         assert await service.stop() == 0
 
 
-async def test_longest_url_is_called_whole(
-    bitcoind: Bitcoind, electrumx: ElectrumX, tmp_path: Path, shop: Shop
-) -> None:
+async def test_longest_url_is_called_whole(bitcoind: Bitcoind, source: Source, tmp_path: Path, shop: Shop) -> None:
     """A callback URL of 255 characters is called with all of its own fields and ours; one more character is refused."""
-    async with open_service(tmp_path / "lightipn", service_options(electrumx)) as service:
+    async with open_service(tmp_path / "lightipn", service_options(source)) as service:
         callback = f"{shop.url}/ipn?order="
         callback += "x" * (255 - len(callback))
         account = new_account(is_segwit=True)
@@ -316,11 +315,11 @@ async def test_longest_url_is_called_whole(
 
 
 async def test_balance_updates_tell_money_in_money_out_or_both(
-    bitcoind: Bitcoind, electrumx: ElectrumX, tmp_path: Path, shop: Shop
+    bitcoind: Bitcoind, source: Source, tmp_path: Path, shop: Shop
 ) -> None:
     """``op`` chooses by the sign of the net; each payment is told when seen and at its depth, and then no more."""
     shop.policy = OK
-    async with open_service(tmp_path / "lightipn", service_options(electrumx)) as service:
+    async with open_service(tmp_path / "lightipn", service_options(source)) as service:
         address, elsewhere = await bitcoind.new_address(), await bitcoind.new_address()
         for op in ("RECEIVE", "SPEND", "ALL"):
             await balance_update(service, address, f"{shop.url}/{op}", op=op, confs=1)
@@ -331,7 +330,7 @@ async def test_balance_updates_tell_money_in_money_out_or_both(
         for path in ("/RECEIVE", "/ALL"):
             await wait_told(shop, path=path, transaction_hash=paid, confirmations=1)
 
-        outputs = (await bitcoind.rpc("getrawtransaction", paid, True))["vout"]
+        outputs = (await bitcoind.transaction(paid))["vout"]
         [index] = [output["n"] for output in outputs if output["scriptPubKey"].get("address") == address]
         texts = [{address: btc_text_of(400_000)}, {elsewhere: btc_text_of(590_000)}]
         unsigned = await bitcoind.rpc("createrawtransaction", [{"txid": paid, "vout": index}], texts)
@@ -354,11 +353,11 @@ async def test_balance_updates_tell_money_in_money_out_or_both(
 
 
 async def test_delete_ends_with_the_first_payment_at_its_depth(
-    bitcoind: Bitcoind, electrumx: ElectrumX, tmp_path: Path, shop: Shop
+    bitcoind: Bitcoind, source: Source, tmp_path: Path, shop: Shop
 ) -> None:
     """``DELETE`` tells one payment, when seen and at ``confs``; with ``confs`` 0 once; ``KEEP`` goes on with others."""
     shop.policy = OK
-    async with open_service(tmp_path / "lightipn", service_options(electrumx)) as service:
+    async with open_service(tmp_path / "lightipn", service_options(source)) as service:
         address = await bitcoind.new_address()
         await balance_update(service, address, f"{shop.url}/once", onNotification="DELETE", confs=1)
         await balance_update(service, address, f"{shop.url}/seen", onNotification="DELETE", confs=0)
@@ -387,11 +386,11 @@ async def test_delete_ends_with_the_first_payment_at_its_depth(
 
 
 async def test_deleted_request_tells_nothing_more(
-    bitcoind: Bitcoind, electrumx: ElectrumX, tmp_path: Path, shop: Shop
+    bitcoind: Bitcoind, source: Source, tmp_path: Path, shop: Shop
 ) -> None:
     """After a request was deleted neither a new payment is told, nor one that waits for its ``*ok*``."""
     shop.policy = NOT_YET
-    async with open_service(tmp_path / "lightipn", service_options(electrumx)) as service:
+    async with open_service(tmp_path / "lightipn", service_options(source)) as service:
         address = await bitcoind.new_address()
         number = await balance_update(service, address, f"{shop.url}/deleted")
         await balance_update(service, address, f"{shop.url}/kept")
@@ -413,12 +412,12 @@ async def test_deleted_request_tells_nothing_more(
 
 
 async def test_block_notifications_have_their_height_depth_and_end(
-    private_bitcoind: Bitcoind, private_electrumx: ElectrumX, tmp_path: Path, shop: Shop
+    private_bitcoind: Bitcoind, private_source: Source, tmp_path: Path, shop: Shop
 ) -> None:
     """``KEEP`` tells each block from its height on at its depth, in order; ``DELETE`` one; a lost one is not told."""
     bitcoind = private_bitcoind
     shop.policy = OK
-    async with open_service(tmp_path / "lightipn", service_options(private_electrumx)) as service:
+    async with open_service(tmp_path / "lightipn", service_options(private_source)) as service:
         height = await bitcoind.height()
         next_one = await block_notification(service, f"{shop.url}/next", onNotification="DELETE")
         assert (next_one["height"], next_one["confs"]) == (height + 1, 1)
@@ -458,11 +457,11 @@ async def test_block_notifications_have_their_height_depth_and_end(
 
 
 async def test_block_that_was_not_heard_is_told_again_with_each_tip(
-    bitcoind: Bitcoind, electrumx: ElectrumX, tmp_path: Path, shop: Shop
+    bitcoind: Bitcoind, source: Source, tmp_path: Path, shop: Shop
 ) -> None:
     """A block is told again with each tip until ``*ok*``, also the only one of a ``DELETE``."""
     shop.policy = NOT_YET
-    async with open_service(tmp_path / "lightipn", service_options(electrumx)) as service:
+    async with open_service(tmp_path / "lightipn", service_options(source)) as service:
         await block_notification(service, f"{shop.url}/once", onNotification="DELETE")
         [block_hash] = await bitcoind.mine(1)
         await wait_told(shop, hash=block_hash, confirmations=1)
@@ -477,12 +476,12 @@ async def test_block_that_was_not_heard_is_told_again_with_each_tip(
 
 
 async def test_only_block_of_a_delete_that_is_lost_unheard_is_told_as_what_takes_its_place(
-    private_bitcoind: Bitcoind, private_electrumx: ElectrumX, tmp_path: Path, shop: Shop
+    private_bitcoind: Bitcoind, private_source: Source, tmp_path: Path, shop: Shop
 ) -> None:
     """A ``DELETE`` whose block is lost before ``*ok*`` tells the block that stands at its height then."""
     bitcoind = private_bitcoind
     shop.policy = NOT_YET
-    async with open_service(tmp_path / "lightipn", service_options(private_electrumx)) as service:
+    async with open_service(tmp_path / "lightipn", service_options(private_source)) as service:
         await block_notification(service, f"{shop.url}/once", onNotification="DELETE")
         [lost] = await bitcoind.mine(1)
         await wait_told(shop, hash=lost)

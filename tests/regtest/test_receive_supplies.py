@@ -16,7 +16,8 @@ from embit import bip32
 from tests.clients.accounts import Account, new_account
 from tests.regtest.calls import PLAIN, answer_of, curl
 from tests.regtest.feed import LOOK_AGAIN_S, WAIT_S, service_options
-from tests.regtest.nodes import Bitcoind, ElectrumX
+from tests.regtest.nodes import Bitcoind
+from tests.regtest.own_node import Source
 from tests.regtest.shop import Shop
 from tests.service_process import ServiceProcess, open_service
 
@@ -33,12 +34,12 @@ def receive_path(account: Account, callback: str, key: str) -> str:
 
 
 async def test_many_calls_at_once_have_different_addresses(
-    bitcoind: Bitcoind, electrumx: ElectrumX, tmp_path: Path, shop: Shop
+    bitcoind: Bitcoind, source: Source, tmp_path: Path, shop: Shop
 ) -> None:
     """A hundred calls at once for a key never used have the account's first hundred addresses, each once."""
     account = new_account(is_segwit=True)
     found: list[dict[str, Any]] = []
-    async with open_service(tmp_path / "lightipn", service_options(electrumx)) as service:
+    async with open_service(tmp_path / "lightipn", service_options(source)) as service:
 
         async def call(number: int) -> None:
             path = receive_path(account, f"{shop.url}/ipn?order={number}", service.key)
@@ -64,13 +65,13 @@ async def test_many_calls_at_once_have_different_addresses(
 
 
 async def test_killed_while_addresses_are_given_it_gives_none_twice(
-    bitcoind: Bitcoind, electrumx: ElectrumX, tmp_path: Path, shop: Shop
+    bitcoind: Bitcoind, source: Source, tmp_path: Path, shop: Shop
 ) -> None:
     """Killed at random moments of calls at once, it gives no index twice, and knows each one that it answered."""
     chance = random.Random(4)
     account = new_account(is_segwit=True)
     answered: list[dict[str, Any]] = []
-    service = ServiceProcess(tmp_path / "lightipn", service_options(electrumx))
+    service = ServiceProcess(tmp_path / "lightipn", service_options(source))
 
     async def call_for_ever(number: int) -> None:
         with suppress(httpx.TransportError):
@@ -117,7 +118,7 @@ async def test_killed_while_addresses_are_given_it_gives_none_twice(
 
 
 async def test_wallet_that_was_used_goes_on_behind_its_last_address(
-    bitcoind: Bitcoind, electrumx: ElectrumX, tmp_path: Path, shop: Shop
+    bitcoind: Bitcoind, source: Source, tmp_path: Path, shop: Shop
 ) -> None:
     """The first address given is the one behind the highest that was ever paid, across a gap of unused ones."""
     account = new_account(is_segwit=True)
@@ -125,8 +126,8 @@ async def test_wallet_that_was_used_goes_on_behind_its_last_address(
     for index in (2, 20):
         await bitcoind.send(addresses[index], 10_000)
     await bitcoind.mine(1)
-    await electrumx.wait_tip()
-    async with open_service(tmp_path / "lightipn", service_options(electrumx)) as service:
+    await source.wait_tip()
+    async with open_service(tmp_path / "lightipn", service_options(source)) as service:
         made = await answer_of(service, "GET", receive_path(account, shop.url, service.key), key="")
         assert (made["index"], made["address"]) == (21, addresses[21])
         assert await answer_of(service, "GET", f"/v2/receive/checkgap?xpub={account.key}") == {"gap": 1}
@@ -144,27 +145,27 @@ async def index_once_served(service: ServiceProcess, path: str) -> int:
 
 
 async def test_without_a_server_no_index_is_given(
-    private_bitcoind: Bitcoind, private_electrumx: ElectrumX, tmp_path: Path, shop: Shop
+    private_bitcoind: Bitcoind, private_source: Source, tmp_path: Path, shop: Shop
 ) -> None:
     """While no server answers a call gets a 503, for a key never used and for one in use, and no index is used up."""
     account = new_account(is_segwit=True)
-    async with open_service(tmp_path / "lightipn", service_options(private_electrumx)) as service:
-        private_electrumx.kill()
+    async with open_service(tmp_path / "lightipn", service_options(private_source)) as service:
+        private_source.kill()
         path = receive_path(account, shop.url, service.key)
         refused = await answer_of(service, "GET", path, status=503, key="")
         assert list(refused) == ["message", "description"]
         # The first where it is not noticed yet that the server is gone.
         assert refused["message"] in ("xpub is being scanned", "Service is not ready")
-        await private_electrumx.start()
+        await private_source.start()
         assert await index_once_served(service, path) == 0
 
-        private_electrumx.kill()
+        private_source.kill()
         with trio.fail_after(WAIT_S):
             while "unavailable" not in (await service.call("/readyz")).text:
                 await trio.sleep(LOOK_AGAIN_S)
         refused = await answer_of(service, "GET", path, status=503, key="")
         assert list(refused) == ["message", "description"]
-        await private_electrumx.start()
+        await private_source.start()
         assert await index_once_served(service, path) == 1
         assert await service.stop() == 0
 
@@ -179,10 +180,10 @@ def private_spellings() -> Iterator[str]:
     yield account.key.wif()
 
 
-async def test_private_keys_are_refused_and_kept_nowhere(electrumx: ElectrumX, tmp_path: Path, shop: Shop) -> None:
+async def test_private_keys_are_refused_and_kept_nowhere(source: Source, tmp_path: Path, shop: Shop) -> None:
     """A private key is refused, and not a part of it is in the answer, the log or the database."""
     folder = tmp_path / "lightipn"
-    async with open_service(folder, service_options(electrumx)) as service:
+    async with open_service(folder, service_options(source)) as service:
         callback = quote(f"{shop.url}/ipn", safe="")
         for text in private_spellings():
             core = max(text.replace("/", " ").replace("]", " ").split(), key=len)

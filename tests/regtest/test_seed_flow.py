@@ -19,7 +19,8 @@ from tests.dialects.blockcypher.keys import private_pem, public_pem
 from tests.regtest.calls import JSON, answer_of, curl
 from tests.regtest.feed import LOOK_AGAIN_S, WAIT_S, service_options, wait_event
 from tests.regtest.forwarding import Keeper, bind, forwarding_options, make_forward
-from tests.regtest.nodes import Bitcoind, ElectrumX
+from tests.regtest.nodes import Bitcoind
+from tests.regtest.own_node import Source
 from tests.regtest.rivals import FEE_SAT, Coin, make_coins, publish, sign_payment, sign_rival
 from tests.regtest.shop import Shop, silent_ok
 from tests.regtest.webhooks import sat_of, signing_key
@@ -161,10 +162,10 @@ def key_file(tmp_path: Path) -> Path:
 
 
 async def test_webhooks_that_are_not_signed_by_the_configured_key_are_refused(
-    bitcoind: Bitcoind, electrumx: ElectrumX, tmp_path: Path, key_file: Path
+    bitcoind: Bitcoind, source: Source, tmp_path: Path, key_file: Path
 ) -> None:
     """Each of the three routes refuses a webhook without a signature, with a malformed one, and of another key."""
-    options = service_options(electrumx, dialects_blockcypher_public_key_file=key_file)
+    options = service_options(source, dialects_blockcypher_public_key_file=key_file)
     async with open_service(tmp_path / "lightipn", options) as service:
         body = json.dumps({"event": "confirmed-tx", "address": await bitcoind.new_address()}).encode()
         for path in (*ADDRESS_PATHS, FORWARD_PATH):
@@ -184,7 +185,7 @@ async def test_webhooks_that_are_not_signed_by_the_configured_key_are_refused(
 
 
 async def test_deposit_is_seen_locked_credited_and_forwarded_and_a_double_spend_fails(
-    private_bitcoind: Bitcoind, private_electrumx: ElectrumX, tmp_path: Path, shop: Shop, key_file: Path
+    private_bitcoind: Bitcoind, private_source: Source, tmp_path: Path, shop: Shop, key_file: Path
 ) -> None:
     """The account is right at each step, and a wallet that follows the webhooks alone comes to the same sums.
 
@@ -195,7 +196,7 @@ async def test_deposit_is_seen_locked_credited_and_forwarded_and_a_double_spend_
     master = await bitcoind.new_address()
     options = forwarding_options(
         tmp_path / "lightipn",
-        private_electrumx,
+        private_source,
         forwarding_confirmations=2,  # credited first, then passed on
         dialects_blockcypher_public_key_file=key_file,
     )

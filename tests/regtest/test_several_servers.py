@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import trio
 
-from lightipn.dialects.ipn.wire import btc_text
 from lightipn.tracker.server_tips import STRAGGLER_PATIENCE_S
 from tests.bench.rig import fill_database
 from tests.regtest.feed import (
@@ -19,7 +18,6 @@ from tests.regtest.feed import (
     matching,
     service_options,
     wait_event,
-    wait_events,
     wait_told,
     wait_verdicts,
 )
@@ -39,6 +37,12 @@ from tests.service_process import ServiceProcess, open_service
 pytestmark = pytest.mark.slow
 WATCHES = 5_000
 Pair = tuple[ElectrumX, ElectrumX]
+
+
+@pytest.fixture(scope="session")
+def backend() -> str:
+    """There is but one node of one's own."""
+    return "electrum"
 
 
 async def test_two_servers_agree_and_one_is_enough(
@@ -274,44 +278,5 @@ async def test_many_watches_come_up_on_a_server_that_slows_callers_down(bitcoind
         assert shown == sorted(shown)
         assert len(set(shown)) > 10
         await service.wait_ready()
-        assert not closed_sessions(service)
-        assert await service.stop() == 0
-
-
-@pytest.mark.parametrize("depth_blocks", [1, 6, 20])
-async def test_payments_in_lost_blocks_are_proved_anew(
-    private_bitcoind: Bitcoind, private_pair: Pair, tmp_path: Path, shop: Shop, depth_blocks: int
-) -> None:
-    """Payments in blocks that a reorg takes are reverted once each, and confirmed anew where they are mined again."""
-    bitcoind = private_bitcoind
-    # Coins of before: a payment out of the wallet cannot be mined lower than it was made, and so not after a reorg.
-    coins = await make_coins(bitcoind, [100_500 + number for number in range(depth_blocks)])
-    async with open_service(tmp_path / "lightipn", service_options(*private_pair)) as service:
-        await wait_verdicts(service, "connected", "connected")
-        payments = [await sign_payment(bitcoind, coin, await bitcoind.new_address()) for coin in coins]
-        for payment in payments:
-            await service.subscribe(payment.address, shop.url, max_confirms=1)
-            await publish(payment, bitcoind)
-        txids = {payment.txid for payment in payments}
-        await wait_events(service, txids, kind="payment.seen")
-        for payment in payments:
-            await bitcoind.rpc("generateblock", await bitcoind.new_address(), [payment.txid])
-        await wait_events(service, txids, kind="payment.confirmed")
-
-        lost = await bitcoind.reorg(depth_blocks, with_transactions=False)
-        await wait_events(service, txids, kind="payment.reverted")
-        [block_hash] = await bitcoind.mine(1)
-        await wait_events(service, txids, kind="payment.confirmed", block_hash=block_hash)
-        moved = await bitcoind.reorg(depth_blocks)
-        await wait_events(service, txids, kind="payment.confirmed", block_hash=moved.connected[0])
-
-        events = await service.events()
-        assert_lawful(events)
-        expected = ["seen", "confirmed", "reverted", "confirmed", "reverted", "confirmed"]
-        assert [kinds_of(events, txid) for txid in txids] == [expected] * depth_blocks
-        disconnected = [event["block_hash"] for event in matching(events, {"kind": "block.disconnected"})]
-        assert disconnected == [*reversed(lost.disconnected), *reversed(moved.disconnected)]
-        for payment in payments:
-            await wait_told(shop, payment.address, btc_text(payment.amount_sat), "0.0")
         assert not closed_sessions(service)
         assert await service.stop() == 0

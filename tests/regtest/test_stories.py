@@ -1,4 +1,4 @@
-"""Stories on a real bitcoind and a real ElectrumX, with LightIPN in a process of its own."""
+"""Stories on real nodes and servers, with LightIPN in a process of its own."""
 
 import random
 from collections.abc import AsyncIterator
@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.regtest.nodes import AddressKind, Bitcoind, ElectrumX
+from tests.regtest.feed import service_options
+from tests.regtest.nodes import AddressKind, Bitcoind
+from tests.regtest.own_node import Source
 from tests.regtest.shop import Shop, ShopRequest, echo, failure
 from tests.service_process import ServiceProcess, open_service
 
@@ -17,19 +19,10 @@ WAIT_S = 20
 KINDS: tuple[AddressKind, ...] = ("legacy", "p2sh-segwit", "bech32", "bech32m", "p2wsh")
 
 
-def options(electrumx: ElectrumX) -> dict[str, str]:
-    """Return the environment of a service on this server; retries come quickly."""
-    return {
-        "LIGHTIPN_NETWORK": "regtest",
-        "LIGHTIPN_ELECTRUM_SERVERS": electrumx.url,
-        "LIGHTIPN_DIALECTS_IPN_MAX_RETRY_INTERVAL_S": "1",
-    }
-
-
 @pytest.fixture
-async def service(electrumx: ElectrumX, tmp_path: Path) -> AsyncIterator[ServiceProcess]:
-    """A running LightIPN on the session's ElectrumX."""
-    async with open_service(tmp_path / "lightipn", options(electrumx)) as running:
+async def service(source: Source, tmp_path: Path) -> AsyncIterator[ServiceProcess]:
+    """A running LightIPN."""
+    async with open_service(tmp_path / "lightipn", service_options(source)) as running:
         yield running
 
 
@@ -67,13 +60,13 @@ async def test_payment_is_told_at_zero_confirmations_and_counts_as_confirmed_at_
 
 
 async def test_address_that_was_paid_before_is_told_when_subscribed(
-    bitcoind: Bitcoind, electrumx: ElectrumX, service: ServiceProcess, shop: Shop
+    bitcoind: Bitcoind, source: Source, service: ServiceProcess, shop: Shop
 ) -> None:
     """An address with a history is looked up and proved: its totals are answered, and told to a new subscriber."""
     address = await bitcoind.new_address()
     await bitcoind.send(address, 50_000)
     await bitcoind.mine(3)
-    await electrumx.wait_tip()
+    await source.wait_tip()
 
     answer = await service.call("/btc", address=address)
     assert answer.text == '{"confirmed": 0.0005, "unconfirmed": 0.0}'
@@ -82,11 +75,11 @@ async def test_address_that_was_paid_before_is_told_when_subscribed(
 
 
 async def test_reorg_changes_the_totals_back_and_forth(
-    private_bitcoind: Bitcoind, private_electrumx: ElectrumX, tmp_path: Path, shop: Shop
+    private_bitcoind: Bitcoind, private_source: Source, tmp_path: Path, shop: Shop
 ) -> None:
     """A payment that loses its block to a longer branch is unconfirmed again, and confirmed on the new branch."""
     bitcoind = private_bitcoind
-    async with open_service(tmp_path / "lightipn", options(private_electrumx)) as service:
+    async with open_service(tmp_path / "lightipn", service_options(private_source)) as service:
         address = await bitcoind.new_address()
         await service.subscribe(address, shop.url, max_confirms=2)
         await bitcoind.send(address, 700_000)
@@ -118,21 +111,21 @@ async def test_bumped_fee_does_not_count_twice(bitcoind: Bitcoind, service: Serv
     assert told == {("0.0", "0.003"), ("0.003", "0.0")}
 
 
-async def test_payment_while_electrumx_is_dead_is_told_when_it_is_back(
-    private_bitcoind: Bitcoind, private_electrumx: ElectrumX, tmp_path: Path, shop: Shop
+async def test_payment_while_the_source_is_away_is_told_when_it_is_back(
+    private_bitcoind: Bitcoind, private_source: Source, tmp_path: Path, shop: Shop
 ) -> None:
-    """What happens while the server is dead is told after its restart; meanwhile the service is not ready."""
-    async with open_service(tmp_path / "lightipn", options(private_electrumx)) as service:
+    """What happens while the source does not answer is told when it does; meanwhile the service is not ready."""
+    async with open_service(tmp_path / "lightipn", service_options(private_source)) as service:
         address = await private_bitcoind.new_address()
         await service.subscribe(address, shop.url, max_confirms=1)
-        private_electrumx.kill()
+        private_source.kill()
         await private_bitcoind.send(address, 10_000)
         with trio.fail_after(WAIT_S):
             while "unavailable" not in (await service.call("/readyz")).text:
                 await trio.sleep(0.05)
         assert (await service.call("/healthz")).status_code == 200
 
-        await private_electrumx.start()
+        await private_source.start()
         await wait_totals(shop, address, "0.0", "0.0001")
         await private_bitcoind.mine(1)
         await wait_totals(shop, address, "0.0001", "0.0")
@@ -161,11 +154,11 @@ async def test_shop_that_was_down_is_told_the_newest_totals(
 
 
 async def test_killed_at_random_moments_it_never_tells_a_wrong_total(
-    bitcoind: Bitcoind, electrumx: ElectrumX, tmp_path: Path, shop: Shop
+    bitcoind: Bitcoind, source: Source, tmp_path: Path, shop: Shop
 ) -> None:
     """Killed ten times while payments flow, the service tells no wrong total, and in the end the right ones."""
     chance = random.Random(20261122)
-    service = ServiceProcess(tmp_path / "lightipn", options(electrumx))
+    service = ServiceProcess(tmp_path / "lightipn", service_options(source))
     await service.start()
     addresses = [await bitcoind.new_address(kind) for kind in KINDS]
     paid_sat = dict.fromkeys(addresses, 0)

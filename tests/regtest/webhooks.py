@@ -133,7 +133,7 @@ def sat_of(amount_btc: Decimal) -> int:
 
 async def raw_of(bitcoind: Bitcoind, txid: str) -> str:
     """Return a transaction that bitcoind knows, in hex."""
-    return str(await bitcoind.rpc("getrawtransaction", txid))
+    return str((await bitcoind.transaction(txid))["hex"])
 
 
 async def payment_truth(
@@ -187,7 +187,7 @@ def _joined(lists: Iterable[list[str]]) -> list[str]:
 
 
 async def _input_of(bitcoind: Bitcoind, part: dict[str, Any]) -> dict[str, Any]:
-    spent = (await bitcoind.rpc("getrawtransaction", part["txid"], True))["vout"][part["vout"]]
+    spent = (await bitcoind.transaction(part["txid"]))["vout"][part["vout"]]
     script = part["scriptSig"]["hex"]
     return {
         "prev_hash": part["txid"],
