@@ -66,6 +66,7 @@ class PastFinder:
         self._follower = follower
         self._bell = trio.Event()
         self._is_ready = False  # the node can be asked
+        self._scan = ""  # the method that is under way
         self.progress: float | None = None  # of the scan under way, in percent
 
     def ring(self) -> None:
@@ -79,6 +80,11 @@ class PastFinder:
 
     async def run(self) -> None:
         """Look for the past of scripts for ever."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_progress)
+            nursery.start_soon(self._search)
+
+    async def _search(self) -> None:
         tries = 0
         while True:
             self._bell = trio.Event()
@@ -101,13 +107,10 @@ class PastFinder:
         indexes = await self._node.fetch_indexes()
         has_filters = FILTER_INDEX in indexes and indexes[FILTER_INDEX].synced
         started = trio.current_time()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch_progress, "scanblocks" if has_filters else "scantxoutset")
-            reached = self._follower.position
-            assert reached is not None  # scripts are registered at a position
-            findings = _Findings(reached=reached)
-            await (self._search_blocks if has_filters else self._search_outputs)(findings, scripts)
-            nursery.cancel_scope.cancel()
+        reached = self._follower.position
+        assert reached is not None  # scripts are registered at a position
+        findings = _Findings(reached=reached)
+        await (self._search_blocks if has_filters else self._search_outputs)(findings, scripts)
         settle = partial(
             node_index.settle_past,
             scripthashes=[one.scripthash for one in waiting],
@@ -127,22 +130,19 @@ class PastFinder:
             duration_s=round(trio.current_time() - started, 1),
         )
 
-    async def _watch_progress(self, method: str) -> None:
-        try:
-            while True:
-                await trio.sleep(PROGRESS_EVERY_S)
-                try:
-                    self.progress = await self._node.fetch_scan_progress(method)
-                except SourceError:
-                    self.progress = None
-        finally:
+    async def _watch_progress(self) -> None:
+        while True:
+            await trio.sleep(PROGRESS_EVERY_S)
             self.progress = None
+            if self._scan:
+                with contextlib.suppress(SourceError):
+                    self.progress = await self._node.fetch_scan_progress(self._scan)
 
     # --- with filters ---
 
     async def _search_blocks(self, findings: _Findings, scripts: set[bytes]) -> None:
         """Search the blocks whose filters speak of the scripts."""
-        async with self._aborted_if_cancelled("scanblocks"):
+        async with self._scanning("scanblocks"):
             scan = await self._node.scan_blocks(sorted(scripts), timeout_s=SCAN_TIMEOUT_S)
         hashes = [BlockHash(self._hash(text)) for text in scan.relevant_blocks]
         heights = await self._node.fetch_heights(hashes)
@@ -160,7 +160,7 @@ class PastFinder:
 
     async def _search_outputs(self, findings: _Findings, scripts: set[bytes]) -> None:
         """Search the unspent outputs, and prove each by its block."""
-        async with self._aborted_if_cancelled("scantxoutset"):
+        async with self._scanning("scantxoutset"):
             scan = await self._node.scan_outputs(sorted(scripts), timeout_s=SCAN_TIMEOUT_S)
         # Outputs made later were seen as they came; those spent between the script's first watch and the scan may be
         # missing, so the history counts as whole from the scan on.
@@ -222,14 +222,17 @@ class PastFinder:
         return True
 
     @asynccontextmanager
-    async def _aborted_if_cancelled(self, method: str) -> AsyncIterator[None]:
-        """Tell the node to end a scan that nobody waits for any more; else the next one would be refused."""
+    async def _scanning(self, method: str) -> AsyncIterator[None]:
+        """Have the node scan; a scan that nobody waits for any more is ended, or the next one would be refused."""
+        self._scan = method
         try:
             yield
         except trio.Cancelled:
             with trio.CancelScope(shield=True), trio.move_on_after(ABORT_TIMEOUT_S), contextlib.suppress(SourceError):
                 await self._node.abort_scan(method)
             raise
+        finally:
+            self._scan = ""
 
     def _hash(self, text: str) -> bytes:
         try:

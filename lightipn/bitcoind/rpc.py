@@ -269,13 +269,20 @@ class NodeRpc:
 
     async def scan_outputs(self, scripts: Sequence[bytes], *, timeout_s: float) -> OutputScan:
         """Search all unspent outputs for scripts; it takes minutes on mainnet."""
-        wanted = [f"raw({script.hex()})" for script in scripts]
-        return await self._call(OutputScan, "scantxoutset", "start", wanted, timeout_s=timeout_s)
+        return await self._scan(OutputScan, "scantxoutset", scripts, timeout_s=timeout_s)
 
     async def scan_blocks(self, scripts: Sequence[bytes], *, timeout_s: float) -> BlockScan:
         """Search the filters of all blocks for scripts; it takes minutes on mainnet."""
+        return await self._scan(BlockScan, "scanblocks", scripts, timeout_s=timeout_s)
+
+    async def _scan(self, kind: type[T], method: str, scripts: Sequence[bytes], *, timeout_s: float) -> T:
         wanted = [f"raw({script.hex()})" for script in scripts]
-        return await self._call(BlockScan, "scanblocks", "start", wanted, 0, timeout_s=timeout_s)
+        try:
+            return await self._call(kind, method, "start", wanted, timeout_s=timeout_s)
+        except SourceRefusedError as error:
+            if error.code == INVALID_PARAMETER:
+                raise SourceUnavailableError("another-scan-is-under-way", source=self.name) from error
+            raise
 
     async def fetch_scan_progress(self, method: str) -> float | None:
         """Return how far a scan is, in percent; None where none is under way."""

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import trio
 
+from lightipn.bitcoind.source import BitcoindSource
 from lightipn.chain.verifier import Confirmed
 from lightipn.cli import main
 from lightipn.electrum.source import ElectrumSource
@@ -139,12 +140,18 @@ def kill_before_mined(step: Step) -> None:
     ledger.save_entries = save_entries
 
 
+def kill_once_handed_over(step: Step) -> None:
+    """Die when the source has the transaction, whichever it is."""
+    for source in (ElectrumSource, BitcoindSource):
+        step.after_awaiting(source, "broadcast")
+
+
 STEPS: dict[str, Callable[[Step], None]] = {
     "before it is signed": lambda step: step.before(Purse, "sign"),
     "signed": lambda step: step.after_awaiting(Purse, "sign"),
     "while it is stored": lambda step: step.after(transfers, "add_version"),
     "stored": lambda step: step.after_commit_of(transfers, "add_version"),
-    "server has it": lambda step: step.after_awaiting(ElectrumSource, "broadcast"),
+    "server has it": kill_once_handed_over,
     "broadcast": lambda step: step.after_awaiting(Questions, "broadcast"),
     "seen": kill_once_seen,
     "while it is recorded": lambda step: step.after(transfers, "save_broadcast"),

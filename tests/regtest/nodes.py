@@ -305,7 +305,7 @@ class Bitcoind(Node):
             for wallet in ("main", "receiver"):
                 with suppress(RpcError):
                     known = await self.rpc("gettransaction", txid, wallet=wallet)
-                    return await self.rpc("getrawtransaction", txid, True, known["blockhash"])
+                    return known | await self.rpc("decoderawtransaction", known["hex"])
             raise
 
     async def bump_fee(self, txid: str) -> str:
