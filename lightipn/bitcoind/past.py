@@ -225,14 +225,19 @@ class PastFinder:
     async def _scanning(self, method: str) -> AsyncIterator[None]:
         """Have the node scan; a scan that nobody waits for any more is ended, or the next one would be refused."""
         self._scan = method
+        is_over = False
         try:
             yield
-        except trio.Cancelled:
-            with trio.CancelScope(shield=True), trio.move_on_after(ABORT_TIMEOUT_S), contextlib.suppress(SourceError):
-                await self._node.abort_scan(method)
+            is_over = True
+        except SourceError:
+            is_over = True  # refused, perhaps because of another's scan, which is not ours to end
             raise
         finally:
             self._scan = ""
+            if not is_over:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + ABORT_TIMEOUT_S):
+                    with contextlib.suppress(SourceError):
+                        await self._node.abort_scan(method)
 
     def _hash(self, text: str) -> bytes:
         try:
