@@ -76,9 +76,9 @@ class NodeFollower:
             lowest = info.prune_height or 0
             work = partial(node_index.first_position, node_height=info.blocks, lowest=lowest)
             height = await self._store.read(work)
-            [block_hash] = await self._node.fetch_block_hashes(height, 1)
-            await self._store.transact(lambda db: node_index.begin(db, height, block_hash))
-            position = height, block_hash
+            hashes = await self._hashes_up_to(height)
+            await self._store.transact(lambda db: node_index.begin(db, height, hashes))
+            position = height, hashes[-1]
             log.info("bitcoind.scan_begun", height=height)
         await self._store.transact(node_index.drop_stale_scripts)
         self._outpoints = dict(await self._store.read(node_index.load_outputs))
@@ -86,6 +86,14 @@ class NodeFollower:
             if self._outpoints.setdefault(outpoint, scripthash) == scripthash:
                 self._contested[outpoint] = position[0]
         self.position = position
+
+    async def _hashes_up_to(self, height: int) -> list[BlockHash]:
+        """Return the hashes of a block and of those before it, where a reorg may fork off."""
+        count = min(height + 1, node_index.BLOCKS_KEPT)
+        hashes = await self._node.fetch_block_hashes(height + 1 - count, count)
+        if len(hashes) != count:
+            raise SourceUnavailableError("chain-changed", source=self._node.name)
+        return hashes
 
     # --- watches ---
 
@@ -176,11 +184,11 @@ class NodeFollower:
 
     async def _skip_pruned(self, prune_height: int) -> None:
         """Go on where the node's blocks begin; what was in the ones between is looked for in its unspent outputs."""
-        [block_hash] = await self._node.fetch_block_hashes(prune_height - 1, 1)
+        hashes = await self._hashes_up_to(prune_height - 1)
         async with self.lock:
             first = self.height + 1
-            await self._store.transact(lambda db: node_index.skip_to(db, prune_height - 1, block_hash))
-            self.position = prune_height - 1, block_hash
+            await self._store.transact(lambda db: node_index.skip_to(db, prune_height - 1, hashes))
+            self.position = prune_height - 1, hashes[-1]
             self.without_past |= self._book.known.keys()
         log.error(
             "bitcoind.blocks_pruned",

@@ -99,9 +99,13 @@ def first_position(db: Database, *, node_height: int, lowest: int) -> int:
     return max(0, lowest, min(node_height, chain_store.load_tip_height(db) - LOOKED_THROUGH_AGAIN))
 
 
-def begin(db: Database, height: int, block_hash: BlockHash) -> None:
-    """Begin behind a block, with what the ledger holds proved up to there."""
-    db.execute("INSERT INTO node_block (height, block_hash) VALUES (?, ?)", [height, block_hash])
+def begin(db: Database, height: int, hashes: Sequence[BlockHash]) -> None:
+    """Begin behind a block, with what the ledger holds proved up to there.
+
+    Args:
+        hashes: of that block and the ones before it, the lowest first: a reorg may reach below it.
+    """
+    _save_hashes(db, height, hashes)
     complete = db.execute(
         "SELECT scripthash FROM script WHERE absorbed_at IS NOT NULL AND history_from IS NULL AND trouble = ''"
         " AND (known_status IS NULL OR known_status != ?)",
@@ -199,10 +203,20 @@ def _drop_transactions(db: Database, txids: Sequence[Txid]) -> None:
         db.execute("DELETE FROM node_output WHERE outpoint BETWEEN ? AND ?", [txid, txid + b"\xff" * 4])
 
 
-def skip_to(db: Database, height: int, block_hash: BlockHash) -> None:
-    """Go on behind blocks that the node has pruned before they were looked through: no history is whole any more."""
+def _save_hashes(db: Database, height: int, hashes: Sequence[BlockHash]) -> None:
+    db.conn.executemany(
+        "INSERT INTO node_block (height, block_hash) VALUES (?, ?)", enumerate(hashes, height - len(hashes) + 1)
+    )
+
+
+def skip_to(db: Database, height: int, hashes: Sequence[BlockHash]) -> None:
+    """Go on behind blocks that the node has pruned before they were looked through: no history is whole any more.
+
+    Args:
+        hashes: as ``begin`` takes them.
+    """
     db.execute("DELETE FROM node_block")
-    db.execute("INSERT INTO node_block (height, block_hash) VALUES (?, ?)", [height, block_hash])
+    _save_hashes(db, height, hashes)
     db.execute("UPDATE node_script SET is_past_known = 0")
     db.execute("UPDATE script SET history_from = ?", [height + 1])
 
