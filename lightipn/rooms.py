@@ -76,7 +76,6 @@ async def build_rooms(config: Config, store: Store, sender: Sender, rules: Addre
         source: as ``open_backend`` made it.
     """
     policies = policies_of(config)
-    checkpoints = checkpoints_of(config.network)
     dispatcher = Dispatcher(
         store=store,
         sender=sender,
@@ -94,13 +93,7 @@ async def build_rooms(config: Config, store: Store, sender: Sender, rules: Addre
         clock=time.time,
         is_own_node=is_own_node,
     )
-    tracker = await open_tracker(
-        wiring,
-        network=config.network,
-        checkpoints=checkpoints,
-        min_seen_by=1 if is_own_node else config.electrum.min_seen_by,
-        drop_after_s=config.bitcoind.drop_after_s if is_own_node else config.electrum.drop_after_s,
-    )
+    tracker = await _open_tracker(config, wiring)
     keeper = WatchKeeper(store, source)
     await keeper.load()
     kit = forwarding_kit_of(config)
@@ -130,6 +123,16 @@ async def build_rooms(config: Config, store: Store, sender: Sender, rules: Addre
         keeper=keeper,
         service=service,
         forwarder=forwarder,
+    )
+
+
+async def _open_tracker(config: Config, wiring: Wiring) -> Tracker:
+    return await open_tracker(
+        wiring,
+        network=config.network,
+        checkpoints=checkpoints_of(config.network),
+        min_seen_by=1 if wiring.is_own_node else config.electrum.min_seen_by,
+        drop_after_s=config.bitcoind.drop_after_s if wiring.is_own_node else config.electrum.drop_after_s,
     )
 
 

@@ -181,11 +181,12 @@ def test_every_room_has_its_place_in_the_order_of_imports() -> None:
     assert rooms - {"__init__"} == named
 
 
-def test_source_cannot_name_the_verifier() -> None:
-    """``electrum`` sees of ``chain`` the interface and the histories alone."""
+@pytest.mark.parametrize("room", ["electrum", "bitcoind"])
+def test_source_cannot_name_the_verifier(room: str) -> None:
+    """A source sees of ``chain`` the interface and the histories alone."""
     seen = {
         ".".join(found.split(".")[:3])
-        for file in sorted((PACKAGE / "electrum").rglob("*.py"))
+        for file in sorted((PACKAGE / room).rglob("*.py"))
         for found in imports_of(file)
         if found.startswith("lightipn.chain")
     }
@@ -251,7 +252,19 @@ def test_dialect_knows_no_other(file: Path) -> None:
 @pytest.mark.parametrize("file", dialect_modules(), ids=name_of)
 def test_dialect_touches_neither_sql_nor_the_chain(file: Path) -> None:
     """A dialect sees values: no table, no chain, no server, no receiver; of ``chain`` only where a payment can be."""
-    rooms = ("store", "tracker", "electrum", "delivery", "simulator", "config", "app", "parts", "upkeep", "proxy")
+    rooms = (
+        "store",
+        "tracker",
+        "electrum",
+        "bitcoind",
+        "delivery",
+        "simulator",
+        "config",
+        "app",
+        "parts",
+        "upkeep",
+        "proxy",
+    )
     imported = {found.removeprefix("lightipn.") for found in imports_of(file) if found.startswith("lightipn.")}
     assert not {found for found in imported if found.partition(".")[0] in rooms}
     places = {"chain.verifier.Confirmed", "chain.verifier.Unconfirmed"}
@@ -297,10 +310,10 @@ def test_only_the_store_knows_sql() -> None:
 
 
 @pytest.mark.slow
-def test_only_sender_and_guard_know_httpx() -> None:
-    """What goes out over HTTP goes through one door."""
+def test_only_sender_guard_and_the_way_to_the_node_know_httpx() -> None:
+    """What goes out over HTTP to a stranger goes through one door; beside it there is the one to one's own node."""
     users = {name_of(file) for file in MODULES if "httpx" in code_of(file) or "httpcore" in code_of(file)}
-    assert users == {"lightipn/delivery/sender.py", "lightipn/delivery/guard.py"}
+    assert users == {"lightipn/delivery/sender.py", "lightipn/delivery/guard.py", "lightipn/bitcoind/rpc.py"}
     assert importers_of("httpx", "httpcore") == users
 
 
