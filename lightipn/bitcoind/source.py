@@ -25,7 +25,7 @@ from lightipn.bitcoind.notices import (
 )
 from lightipn.bitcoind.past import PastFinder
 from lightipn.bitcoind.rpc import NOT_FOUND, ChainInfo, NodeRpc
-from lightipn.chain.history import UNKNOWN, History, Status, status_of
+from lightipn.chain.history import History, Status, status_of
 from lightipn.chain.source import (
     FeeHistogram,
     MerkleBranch,
@@ -47,6 +47,7 @@ UNDER_WAY_AT_MOST = 200
 REGISTERED_AT_ONCE = 1000
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
+NO_NODE_WAIT_S = 10.0
 LOWEST_VERSION = 240_000
 # With ZMQ a look at everything is only there for what it lost.
 ROUND_WITH_NOTICES_S = 60.0
@@ -224,8 +225,8 @@ class BitcoindSource:
             taken = self._book.take(now=trio.current_time(), limit=UNDER_WAY_AT_MOST)
             for scripthash, history in (await self._follower.histories(taken) if taken else {}).items():
                 is_pending = scripthash in self._follower.without_past
-                if not history and is_pending and self._book.known.get(scripthash) == UNKNOWN:
-                    continue  # nothing is known of it before its past was looked for
+                if not history and is_pending:
+                    continue  # nothing can be said of it before its past was looked for
                 status = status_of(history)
                 if self._book.is_news(scripthash, status):
                     update = ScriptHashChanged(
@@ -382,22 +383,32 @@ class BitcoindSource:
 
     # --- questions ---
 
-    def _check_asked(self, server: str, avoid: AbstractSet[str] = frozenset()) -> None:
+    async def _wait_node(self, server: str, avoid: AbstractSet[str] = frozenset()) -> None:
+        """Wait until the node may be asked, but not for long.
+
+        Raises:
+            SourceUnavailableError: it is another that is asked, or it is to be avoided, or it is gone.
+        """
         if (server and server != self._node.name) or self._node.name in avoid:
             raise SourceUnavailableError("no server to ask", source=server)
+        with trio.move_on_after(NO_NODE_WAIT_S):
+            while not self.connected():
+                await self.servers_changed.wait()
+        if not self.connected():
+            raise SourceUnavailableError("the node is gone", source=server)
 
     async def fetch_headers(
         self, start: int, count: int, *, server: str = "", avoid: AbstractSet[str] = frozenset()
     ) -> list[bytes]:
         """Return up to ``count`` consecutive raw headers."""
-        self._check_asked(server, avoid)
+        await self._wait_node(server, avoid)
         return await self._node.fetch_headers(await self._node.fetch_block_hashes(start, count))
 
     async def fetch_merkle_branch(
         self, txid: Txid, height: int, *, server: str = "", prefer: str = "", avoid: AbstractSet[str] = frozenset()
     ) -> MerkleBranch:
         """Return the branch of a transaction, as its block gave it, or made of the block."""
-        self._check_asked(server, avoid)
+        await self._wait_node(server, avoid)
         known = await self._store.read(lambda db: node_index.load_proof(db, txid))
         if known is not None and known.height == height and known.siblings is not None:
             return MerkleBranch(known.position, known.siblings, self._node.name)
@@ -414,7 +425,7 @@ class BitcoindSource:
         self, txid: Txid, *, server: str = "", prefer: str = "", avoid: AbstractSet[str] = frozenset()
     ) -> RawTransaction:
         """Return raw bytes: of what was found in a block, waits in the mempool, or is in the node's own index."""
-        self._check_asked(server, avoid)
+        await self._wait_node(server, avoid)
         known = await self._store.read(lambda db: node_index.load_proof(db, txid))
         if known is not None and known.raw is not None:
             return RawTransaction(self._node.name, known.raw)
@@ -426,14 +437,12 @@ class BitcoindSource:
 
     async def fetch_output(self, outpoint: Outpoint) -> TxOutput | None:
         """Return an output that no block has spent, or that waits in the mempool."""
-        self._check_asked("")
+        await self._wait_node("")
         return await self._follower.output_of(outpoint)
 
     async def fetch_history(self, scripthash: ScriptHash, *, server: str) -> History:
         """Return what is known of a script now."""
-        self._check_asked(server)
-        if not self.connected():
-            raise SourceUnavailableError("the node is gone", source=server)
+        await self._wait_node(server)
         return (await self._follower.histories([scripthash]))[scripthash]
 
     async def fetch_fee_histogram(self, *, server: str) -> FeeHistogram:
@@ -442,15 +451,16 @@ class BitcoindSource:
         Raises:
             SourceRefusedError: always.
         """
+        await self._wait_node(server)
         raise SourceRefusedError("a node offers no histogram", code=NOT_FOUND, source=self._node.name)
 
     async def fetch_fee_rate(self, target_blocks: int, *, server: str) -> float | None:
         """Return the node's estimate, in satoshis a virtual byte."""
-        self._check_asked(server)
+        await self._wait_node(server)
         return await self._node.fetch_fee_rate(target_blocks)
 
     async def broadcast(self, raw: bytes, *, server: str) -> None:
         """Hand a transaction to the node."""
-        self._check_asked(server)
+        await self._wait_node(server)
         await self._node.broadcast(raw)
         self._round_bell.set()

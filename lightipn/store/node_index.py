@@ -106,20 +106,26 @@ def begin(db: Database, height: int, hashes: Sequence[BlockHash]) -> None:
         hashes: of that block and the ones before it, the lowest first: a reorg may reach below it.
     """
     _save_hashes(db, height, hashes)
-    complete = db.execute(
-        "SELECT scripthash FROM script WHERE absorbed_at IS NOT NULL AND history_from IS NULL AND trouble = ''"
-        " AND (known_status IS NULL OR known_status != ?)",
+    absorbed = db.execute(
+        "SELECT scripthash, history_from IS NULL AND trouble = '' AND known_status IS NOT ? FROM script"
+        " WHERE absorbed_at IS NOT NULL",
         [UNKNOWN],
     ).fetchall()
-    for (scripthash,) in complete:
-        _take_over(db, ScriptHash(scripthash), up_to=height)
+    for scripthash, is_whole in absorbed:
+        _take_over(db, ScriptHash(scripthash), up_to=height, is_whole=bool(is_whole))
 
 
-def _take_over(db: Database, scripthash: ScriptHash, *, up_to: int) -> None:
-    """Take over what the ledger holds of a script whose whole history other servers showed."""
+def _take_over(db: Database, scripthash: ScriptHash, *, up_to: int, is_whole: bool) -> None:
+    """Take over what the ledger holds of a script: what was proved may not be missing from what the node shows.
+
+    Args:
+        is_whole: other servers showed its whole history; else its past is to be looked for.
+    """
     payments = load_payments(db, scripthash)
     assert payments is not None  # the caller has just read its row
-    db.execute("INSERT INTO node_script (scripthash, is_past_known) VALUES (?, 1)", [scripthash])
+    db.execute("INSERT INTO node_script (scripthash, is_past_known) VALUES (?, ?)", [scripthash, int(is_whole)])
+    if not is_whole:
+        db.execute("UPDATE script SET history_from = ? WHERE scripthash = ?", [up_to + 1, scripthash])
     proved = [(entry, entry.state) for entry in payments.entries.values() if isinstance(entry.state, Confirmed)]
     final = [(entry, place) for entry, place in proved if place.height <= up_to]
     for entry, place in final:

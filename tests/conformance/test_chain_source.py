@@ -7,17 +7,23 @@ A new backend adds a function to ``STAGES`` and no test.
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import pytest
 import trio
 import trio.testing
 
+from lightipn.bitcoin.address import Address
 from lightipn.bitcoin.hashes import Txid, scripthash_of
 from lightipn.bitcoin.header import parse_header
 from lightipn.bitcoin.merkle import merkle_root_of
 from lightipn.bitcoin.network import REGTEST
 from lightipn.bitcoin.transaction import Outpoint, TxOutput, parse_transaction
+from lightipn.bitcoind.rpc import NodeRpc
+from lightipn.bitcoind.source import BitcoindSource, NodeOptions
 from lightipn.chain.history import UNKNOWN, status_of
 from lightipn.chain.source import ChainSource, FeeHistogram, Misbehaviour, ScriptHashChanged, SourceLost, TipChanged
 from lightipn.electrum.address import ServerAddress
@@ -28,12 +34,17 @@ from lightipn.errors import SourceRefusedError, SourceUnavailableError
 from lightipn.simulator import forge
 from lightipn.simulator.blocks import SimulatedChain
 from lightipn.simulator.server import SimulatedServer, serve_electrum
+from lightipn.store import ledger
+from lightipn.store.database import open_store
+from tests.bitcoind.simulated_node import SimulatedNode
 
 T = TypeVar("T")
 SHOP_SCRIPT = forge.made_up_script("shop")
 OTHER_SCRIPT = forge.made_up_script("other")
 SHOP, OTHER = scripthash_of(SHOP_SCRIPT), scripthash_of(OTHER_SCRIPT)
 PATIENCE_S = 10.0
+POLL_INTERVAL_S = 0.02
+CUSTOMERS = 2000
 
 
 @dataclass(slots=True)
@@ -42,22 +53,30 @@ class Stage:
 
     Args:
         publish: make what changed in the chain known to the server behind the source.
-        cut: break the link between source and server; it may come back.
+        cut: break the link between source and server; it comes back.
+        is_own_node: the server is the operator's own: it is asked whatever it does, and has no histogram.
     """
 
     source: ChainSource
     chain: SimulatedChain
     publish: Callable[[], Awaitable[None]]
     cut: Callable[[], Awaitable[None]]
+    is_own_node: bool = False
+
+
+def opening_chain() -> SimulatedChain:
+    """Return ten blocks, with a payment to the shop in the third."""
+    chain = SimulatedChain()
+    chain.mine(2)
+    chain.pay(SHOP_SCRIPT, 100_000)
+    chain.mine(8)
+    return chain
 
 
 @asynccontextmanager
 async def electrum_stage() -> AsyncIterator[Stage]:
     """Set up Electrum over the simulator."""
-    chain = SimulatedChain()
-    chain.mine(2)
-    chain.pay(SHOP_SCRIPT, 100_000)
-    chain.mine(8)
+    chain = opening_chain()
     async with trio.open_nursery() as nursery:
         server: SimulatedServer = await nursery.start(serve_electrum, chain)
         pool = ServerPool(
@@ -74,7 +93,37 @@ async def electrum_stage() -> AsyncIterator[Stage]:
         nursery.cancel_scope.cancel()
 
 
-STAGES: dict[str, Callable[[], AbstractAsyncContextManager[Stage]]] = {"electrum": electrum_stage}
+@asynccontextmanager
+async def bitcoind_stage(*, has_filters: bool) -> AsyncIterator[Stage]:
+    """Set up one's own node over the simulator's chain; its index of transactions is for what nobody watches."""
+    chain = opening_chain()
+    node = SimulatedNode(chain, has_filters=has_filters, has_transactions=True)
+    scripts = [SHOP_SCRIPT, OTHER_SCRIPT, *(forge.made_up_script(f"customer {number}") for number in range(CUSTOMERS))]
+
+    async def publish() -> None:
+        await trio.sleep(2 * POLL_INTERVAL_S)
+
+    async def cut() -> None:
+        node.calls_to_lose = 2
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "shop.db"
+        async with open_store(path, "regtest", threaded=False) as store, trio.open_nursery() as nursery:
+            await store.transact(
+                lambda db: [ledger.add_script(db, Address(text=script.hex(), script=script)) for script in scripts]
+            )
+            options = NodeOptions(poll_interval_s=POLL_INTERVAL_S)
+            source = BitcoindSource(NodeRpc(node, name="127.0.0.1:18443"), store, REGTEST, options)
+            nursery.start_soon(source.run)
+            yield Stage(source, chain, publish, cut, is_own_node=True)
+            nursery.cancel_scope.cancel()
+
+
+STAGES: dict[str, Callable[[], AbstractAsyncContextManager[Stage]]] = {
+    "electrum": electrum_stage,
+    "bitcoind": partial(bitcoind_stage, has_filters=True),
+    "bitcoind-without-filters": partial(bitcoind_stage, has_filters=False),
+}
 
 
 @pytest.fixture(params=STAGES)
@@ -270,11 +319,11 @@ async def test_absorption_after_an_unwatch_is_nothing(stage: Stage, reader: Read
 
 async def test_many_watches_at_once(stage: Stage) -> None:
     """Thousands of watches registered at once are all subscribed, and leave no gap."""
-    for number in range(2000):
+    for number in range(CUSTOMERS):
         stage.source.watch(scripthash_of(forge.made_up_script(f"customer {number}")), None)
     await subscribed(stage.source)
     statistics = stage.source.statistics()
-    assert (statistics.total, statistics.subscribed, statistics.quarantined) == (2000, 2000, 0)
+    assert (statistics.total, statistics.subscribed, statistics.quarantined) == (CUSTOMERS, CUSTOMERS, 0)
     assert statistics.oldest_gap_s == 0.0
 
 
@@ -356,8 +405,15 @@ async def test_preference_is_no_condition(stage: Stage, reader: Reader) -> None:
 
 
 async def test_fee_histogram_is_that_of_the_mempool(stage: Stage, reader: Reader) -> None:
-    """A server's histogram holds what waits in its mempool: nothing at first, then each payment at its rate."""
+    """A server's histogram holds what waits in its mempool: nothing at first, then each payment at its rate.
+
+    A node has none: it tells fees only transaction by transaction.
+    """
     server = (await reader.next_tip()).server
+    if stage.is_own_node:
+        with pytest.raises(SourceRefusedError):
+            await stage.source.fetch_fee_histogram(server=server)
+        return
     assert await stage.source.fetch_fee_histogram(server=server) == FeeHistogram(())
     patient = stage.chain.pay(OTHER_SCRIPT, 5_000)
     hasty = stage.chain.replace(stage.chain.pay(OTHER_SCRIPT, 5_000))
@@ -429,9 +485,16 @@ async def test_every_update_names_a_known_server(stage: Stage, reader: Reader) -
 
 
 async def test_reported_server_is_dropped(stage: Stage, reader: Reader) -> None:
-    """A server that was caught is dropped at once, and named as banned with the time of its end."""
+    """A server that was caught is dropped at once, and named as banned with the time of its end.
+
+    One's own node is named with what it was caught with, and stays: there is no other.
+    """
     tip = await reader.next_tip()
     stage.source.report(lie_of(tip.server))
+    if stage.is_own_node:
+        (state,) = stage.source.servers()
+        assert (state.verdict, state.reason) == ("connected", "false-header")
+        return
     lost = await reader.next_of(SourceLost)
     assert lost.server == tip.server
     await trio.testing.wait_all_tasks_blocked(0.005)
@@ -458,10 +521,10 @@ async def test_voices_count_before_and_after_the_first_server(stage: Stage, read
 
 async def test_statistics_without_a_server_show_the_gap(stage: Stage, reader: Reader) -> None:
     """While a server is gone nothing counts as subscribed."""
-    tip = await reader.next_tip()
+    await reader.next_tip()
     stage.source.watch(SHOP, stage.chain.status(SHOP))
     await subscribed(stage.source)
-    stage.source.report(lie_of(tip.server))
+    await stage.cut()
     await reader.next_of(SourceLost)
     statistics = stage.source.statistics()
     assert (statistics.total, statistics.subscribed) == (1, 0)
