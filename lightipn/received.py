@@ -5,6 +5,7 @@ leave a row there, which the running service works off, and wait for it.
 """
 
 import time
+import warnings
 from decimal import Decimal
 
 import trio
@@ -15,8 +16,8 @@ from lightipn.config import Config, load_config
 from lightipn.dialects.ipn.routes import address_of_user
 from lightipn.dialects.ipn.wire import btc_text
 from lightipn.errors import RequestError
-from lightipn.ledger.entries import ReceivedTotals
 from lightipn.parts import ipn_settings_of
+from lightipn.service.totals import CoveredTotals
 from lightipn.store.database import is_service_running
 
 WAIT_S = 15.0
@@ -25,6 +26,8 @@ LOOK_AGAIN_S = 0.2
 
 def get_received(address: str) -> tuple[Decimal, Decimal]:
     """Return the total received by an address, as (confirmed, unconfirmed) in BTC.
+
+    Where not the whole history is known (``backend = "bitcoind"``), a ``UserWarning`` says from which block on it is.
 
     Raises:
         ConfigError: the configuration is wrong.
@@ -49,7 +52,7 @@ def _received(config: Config, address: str) -> tuple[Decimal, Decimal]:
     checked = parse_address(address, config.network)
     deadline = time.monotonic() + WAIT_S
 
-    async def ask() -> ReceivedTotals:
+    async def ask() -> CoveredTotals:
         async with open_service_tools(config) as service:
             totals = await service.totals.known_received(address, confirmations=config.ipn.confirmations)
             if totals is None and not is_service_running(config.database):
@@ -71,5 +74,10 @@ def _received(config: Config, address: str) -> tuple[Decimal, Decimal]:
             )
         return totals
 
-    totals = trio.run(ask)
+    covered = trio.run(ask)
+    if covered.coverage.history_from is not None:
+        warnings.warn(
+            f"of {address} only payments from block {covered.coverage.history_from} on are known", stacklevel=3
+        )
+    totals = covered.totals
     return Decimal(btc_text(totals.confirmed_sat)), Decimal(btc_text(totals.unconfirmed_sat))

@@ -112,6 +112,7 @@ async def build_rooms(config: Config, store: Store, sender: Sender, rules: Addre
             outside=tracker.questions,
             account_hooks=account_hooks_of(),
             forwarding=lambda: kit,
+            past_progress=lambda: source.past_progress,
         )
     )
     return Rooms(

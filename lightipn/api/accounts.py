@@ -67,6 +67,7 @@ class AddressJson(msgspec.Struct, kw_only=True, frozen=True):
     webhook_ids: tuple[str, ...]
     added_at: int
     used_at: int
+    history_from: int | None
 
 
 def address_json_of(address: AccountAddress) -> AddressJson:
@@ -78,6 +79,7 @@ def address_json_of(address: AccountAddress) -> AddressJson:
         webhook_ids=address.hook_ids,
         added_at=address.added_at,
         used_at=address.used_at,
+        history_from=address.history_from,
     )
 
 

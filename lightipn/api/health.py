@@ -31,10 +31,14 @@ class Readiness:
     def reason(self) -> str:
         """Why the service is not ready; empty when it is."""
         connected = any(server.verdict == "connected" for server in self.servers)
+        if not self.is_tip_proved and not connected:
+            only = self.servers[0].reason if len(self.servers) == 1 else ""
+            return f"no server is connected: {only}" if only else "no server is connected"
         if not self.is_tip_proved:
-            return "headers are being proved" if connected else "no server is connected"
+            return "headers are being proved"
         if self.watches.oldest_gap_s > LONGEST_GAP_S and not connected:
-            return f"no server has been connected for {self.watches.oldest_gap_s:.0f} s"
+            only = f": {self.servers[0].reason}" if len(self.servers) == 1 and self.servers[0].reason else ""
+            return f"no server has been connected for {self.watches.oldest_gap_s:.0f} s{only}"
         if self.watches.oldest_gap_s > LONGEST_GAP_S:
             return f"a watch has been without a subscription for {self.watches.oldest_gap_s:.0f} s"
         return ""

@@ -45,6 +45,9 @@ def _summary_json(summary: Summary) -> dict[str, object]:
         "pending_deliveries": summary.pending_deliveries,
         "held_deliveries": summary.held_deliveries,
         "oldest_due_at": summary.oldest_due_at,
+        "partial_histories": summary.partial_histories,
+        "unproved_sat": summary.unproved_sat,
+        "pending_histories": summary.pending_histories,
         "failing_hosts": [
             {"host": f.host, "messages": f.messages, "failures": f.failures, "last_trouble": f.last_trouble}
             for f in summary.failing_hosts
@@ -64,24 +67,34 @@ def _summary_json(summary: Summary) -> dict[str, object]:
     }
 
 
+def _history_facts(summary: Summary) -> dict[str, object]:
+    """Return what to say of histories that are not whole; nothing where all are."""
+    facts: dict[str, object] = {}
+    if summary.pending_histories:
+        facts["past is searched"] = f"for {summary.pending_histories} addresses"
+    if summary.partial_histories:
+        unproved = f"; {summary.unproved_sat} sat more in pruned blocks" if summary.unproved_sat else ""
+        facts["history not whole"] = f"of {summary.partial_histories} addresses (lightipn watch list){unproved}"
+    return facts
+
+
 def _print_summary(summary: Summary, *, is_running: bool, network: str) -> None:
     tip_text = "none yet"
     if summary.tip is not None:
         height, block_hash, raw = summary.tip
         age_min = max(0, int(time.time()) - parse_header(raw).time) // 60
         tip_text = f"{height} {hex_of(block_hash)}, {age_min} min old"
-    print_facts(
-        {
-            "service": "running" if is_running else "not running",
-            "network": network,
-            "verified tip": tip_text,
-            "subscriptions": summary.subscriptions,
-            "waiting deliveries": summary.pending_deliveries,
-            "held (owner has no key)": summary.held_deliveries,
-            "oldest is due": time_text(summary.oldest_due_at) or "-",
-            "API keys": "there" if summary.is_key_there else "none that is good",
-        }
-    )
+    facts: dict[str, object] = {
+        "service": "running" if is_running else "not running",
+        "network": network,
+        "verified tip": tip_text,
+        "subscriptions": summary.subscriptions,
+        "waiting deliveries": summary.pending_deliveries,
+        "held (owner has no key)": summary.held_deliveries,
+        "oldest is due": time_text(summary.oldest_due_at) or "-",
+        "API keys": "there" if summary.is_key_there else "none that is good",
+    }
+    print_facts(facts | _history_facts(summary))
     console.print()
     print_table(
         ("SERVER", "VERDICT", "REASON", "SOFTWARE", "PROTOCOL", "TIP", "LATENCY"),

@@ -2,7 +2,7 @@
 
 import csv
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,8 +15,10 @@ from lightipn.cli.run import MAX_NUMBER, ConfigOption, JsonOption, ask_service, 
 from lightipn.dialects.ipn.policy import DEFAULT_CONFIRMS, MAX_CONFIRMS
 from lightipn.dialects.ipn.wire import IpnTerms, encode_terms
 from lightipn.errors import RequestError
+from lightipn.outbox.subscriptions import Subscription
 from lightipn.service.desk import OPERATOR, Service
 from lightipn.service.subscribing import Wish
+from lightipn.store.ledger import WHOLE, Coverage
 
 app = typer.Typer(help="Watched addresses: add, list, remove, import.", no_args_is_help=True)
 AddressArgument = Annotated[str, typer.Argument(metavar="ADDRESS", help="A bitcoin address of the network.")]
@@ -54,7 +56,12 @@ def list_(
     json: JsonOption = False,
 ) -> None:
     """List subscriptions of all dialects, oldest first."""
-    found = ask_service(config, lambda service: service.subscriptions.list(address=address, limit=limit))
+
+    async def load(service: Service) -> tuple[Sequence[Subscription], Mapping[str, Coverage]]:
+        found = await service.subscriptions.list(address=address, limit=limit)
+        return found, await service.subscriptions.coverage(item.address for item in found)
+
+    found, coverage = ask_service(config, load)
     if json:
         print_json(
             [
@@ -68,6 +75,8 @@ def list_(
                     "state": item.state_at(time.time()).value,
                     "expires_at": item.expires_at,
                     "created_at": item.created_at,
+                    "history_from": coverage.get(item.address, WHOLE).history_from,
+                    "unproved_sat": coverage.get(item.address, WHOLE).unproved_sat,
                 }
                 for item in found
             ]
@@ -83,12 +92,22 @@ def list_(
             item.terms.decode(),
             item.state_at(time.time()).value,
             time_text(item.created_at),
+            _history_text(coverage.get(item.address, WHOLE)),
         )
         for item in found
     ]
     print_table(
-        ("ID", "DIALECT", "OWNER", "ADDRESS", "URL", "TERMS", "STATE", "CREATED"), rows, empty="Nothing is watched."
+        ("ID", "DIALECT", "OWNER", "ADDRESS", "URL", "TERMS", "STATE", "CREATED", "HISTORY"),
+        rows,
+        empty="Nothing is watched.",
     )
+
+
+def _history_text(coverage: Coverage) -> str:
+    if coverage.history_from is None:
+        return "whole"
+    unproved = f", {coverage.unproved_sat} sat before" if coverage.unproved_sat else ""
+    return f"from block {coverage.history_from}{unproved}"
 
 
 @app.command()

@@ -65,6 +65,11 @@ class ForwardingKit:
     hook_terms: bytes
 
 
+def nothing_searched() -> str:
+    """No past of an address is searched for."""
+    return ""
+
+
 def no_forwarding() -> ForwardingKit | None:
     """There are no keys to forward with."""
     return None
@@ -140,6 +145,7 @@ class Ground:
         clock: unix seconds.
         outside: answers what no row says.
         forwarding: returns what forwards are made of; None where forwarding is off.
+        past_progress: how far one's own node is with its search for the past of addresses; empty where none is.
         account_hooks: the hooks that an account's addresses get, where it has a URL.
     """
 
@@ -155,6 +161,7 @@ class Ground:
     outside: Outside = field(default_factory=NobodyOutside)
     account_hooks: AccountHooks = NO_ACCOUNT_HOOKS
     forwarding: Callable[[], ForwardingKit | None] = no_forwarding
+    past_progress: Callable[[], str] = nothing_searched
 
     def instant(self) -> Instant:
         """Return when it is; before a transaction, never inside: that runs in a thread that may not ask the tracker."""

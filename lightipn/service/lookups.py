@@ -20,10 +20,15 @@ LOOK_AGAIN_AFTER_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownPayments:
-    """An address' payments, as they were at a tip."""
+    """An address' payments, as they were at a tip.
+
+    Args:
+        coverage: how much of its history that is.
+    """
 
     payments: ScriptPayments
     tip_height: int
+    coverage: ledger.Coverage = ledger.WHOLE
 
 
 class Lookups:
@@ -50,8 +55,11 @@ class Lookups:
                 found = await self.known(address)
         if found is not None:
             return found
+        how_far = self._ground.past_progress()
         raise RequestError(
-            "the address is being looked up; ask again in a while", code="lookup-pending", status_hint=503
+            f"the address is being looked up{how_far and f' ({how_far})'}; ask again in a while",
+            code="lookup-pending",
+            status_hint=503,
         )
 
     async def known(self, address: Address) -> KnownPayments | None:
@@ -66,7 +74,8 @@ class Lookups:
             payments = ledger.load_payments(db, address.scripthash)
             if record is None or payments is None or record.absorbed_at is None:
                 return record, None
-            return record, KnownPayments(payments=payments, tip_height=chain.load_tip_height(db))
+            tip_height = chain.load_tip_height(db)
+            return record, KnownPayments(payments=payments, tip_height=tip_height, coverage=record.coverage)
 
         record, known = await self._store.read(work)
         if record is not None and record.trouble:

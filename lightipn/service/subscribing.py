@@ -1,6 +1,6 @@
 """Subscribing URLs to addresses."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lightipn.bitcoin.address import Address, parse_address
@@ -10,6 +10,7 @@ from lightipn.service.ground import Ground, Instant, Take
 from lightipn.service.owners import check_owner
 from lightipn.store import chain, reviews, subscriptions
 from lightipn.store.database import Database
+from lightipn.store.ledger import Coverage, load_coverage_by_address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,6 +245,11 @@ class Subscriptions:
         return await self._store.read(
             lambda db: list(subscriptions.load_subscriptions(db, scripthash=scripthash, limit=limit))
         )
+
+    async def coverage(self, addresses: Iterable[str]) -> Mapping[str, Coverage]:
+        """Return how much is known of addresses; those of which all is known are left out."""
+        wanted = set(addresses)
+        return await self._store.read(lambda db: load_coverage_by_address(db, wanted))
 
     async def unsubscribe(self, address: str, *, url: str | None) -> int:
         """Remove the subscriptions of an address, or the one with this URL; return how many there were.

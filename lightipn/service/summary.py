@@ -1,11 +1,24 @@
 """The state of a service as its database tells it, running or not."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightipn.bitcoin.hashes import hex_of
 from lightipn.bitcoin.header import parse_header
 from lightipn.chain.source import ServerState
-from lightipn.store import accounts, chain, deliveries, forwards, hooks, keys, servers, subscriptions, transfers
+from lightipn.store import (
+    accounts,
+    chain,
+    deliveries,
+    forwards,
+    hooks,
+    keys,
+    ledger,
+    node_index,
+    servers,
+    subscriptions,
+    transfers,
+)
 from lightipn.store.database import Database
 
 # Of all pauses between two blocks one in a million is longer (exp(-14); blocks come every 600 s on average).
@@ -31,6 +44,9 @@ class Summary:
         voided_transfers: those of the last week that were given up, because a payment that they passed on is gone.
         active_forwards: how many forwards would pass coins on.
         negative_accounts: those from which more was booked away than is left after a deposit was lost.
+        partial_histories: how many addresses' payments are known from some block on only.
+        unproved_sat: what one's own node says is unspent at those, and nothing proves: it counts in no total.
+        pending_histories: for how many addresses one's own node is still searching the past.
         oldest_due_at: unix seconds at which the message that waits longest is or was due; None if none waits.
     """
 
@@ -50,6 +66,9 @@ class Summary:
     troubled_transfers: tuple[transfers.Transfer, ...]
     voided_transfers: tuple[transfers.Transfer, ...]
     active_forwards: int
+    partial_histories: int
+    unproved_sat: int
+    pending_histories: int
     is_key_there: bool
 
 
@@ -67,7 +86,7 @@ def alarms_of(
     if not is_running:
         alarms.append("the service does not run: lightipn serve")
     elif not any(server.verdict == "connected" for server in summary.servers):
-        alarms.append("no server is connected: payments are not seen")
+        alarms.append(f"no server is connected: payments are not seen{_only_reason_of(summary.servers)}")
     for server in summary.servers:
         address = server.name.rpartition(":")[0]
         if server.verdict == "distrusted":
@@ -103,6 +122,12 @@ def alarms_of(
     return alarms
 
 
+def _only_reason_of(servers: Sequence[ServerState]) -> str:
+    """Return why the only server is not connected, where there is but one: a node of one's own, most likely."""
+    used = [server for server in servers if server.verdict != "not-configured"]
+    return f" ({used[0].name}: {used[0].reason})" if len(used) == 1 and used[0].reason else ""
+
+
 def _forwarding_alarms(summary: Summary, *, is_on: bool) -> list[str]:
     alarms = [
         f"coins at {forward.address} are held: the mining fee is above [forwarding] max_fee_percent or max_fee_rate"
@@ -131,6 +156,7 @@ def _forwarding_alarms(summary: Summary, *, is_on: bool) -> list[str]:
 def load_summary(db: Database, *, now: int) -> Summary:
     """Return what the database says about the service's state; ``now`` is in unix seconds."""
     pending, waiting_since = deliveries.count_pending(db)
+    partial_histories, unproved_sat = ledger.sum_coverage(db)
     return Summary(
         tip=chain.load_tip(db),
         tip_height=chain.load_tip_height(db),
@@ -148,5 +174,8 @@ def load_summary(db: Database, *, now: int) -> Summary:
         troubled_transfers=tuple(transfers.load_troubled(db, limit=20)),
         voided_transfers=tuple(transfers.load_voided(db, since=now - LOST_SHOWN_S, limit=20)),
         active_forwards=forwards.count_active(db),
+        partial_histories=partial_histories,
+        unproved_sat=unproved_sat,
+        pending_histories=node_index.count_pending(db),
         is_key_there=keys.has_live_key(db),
     )

@@ -1,9 +1,20 @@
 """What addresses received, whether they are watched or not."""
 
+from dataclasses import dataclass
+
 from lightipn.bitcoin.address import Address, parse_address
 from lightipn.ledger.entries import ReceivedTotals, totals_of
 from lightipn.service.ground import Ground
 from lightipn.service.lookups import KnownPayments, Lookups
+from lightipn.store.ledger import Coverage
+
+
+@dataclass(frozen=True, slots=True)
+class CoveredTotals:
+    """What an address received, and how much of its history that is."""
+
+    totals: ReceivedTotals
+    coverage: Coverage
 
 
 class Totals:
@@ -13,7 +24,7 @@ class Totals:
         self._ground = ground
         self._lookups = lookups
 
-    async def received(self, address: str, *, confirmations: int) -> ReceivedTotals:
+    async def received(self, address: str, *, confirmations: int) -> CoveredTotals:
         """Return what an address received; one that is not watched is looked up, and proved the same way.
 
         Args:
@@ -25,7 +36,7 @@ class Totals:
         checked = parse_address(address, self._ground.network)
         return _totals_of(await self._lookups.payments(checked), confirmations)
 
-    async def known_received(self, address: str, *, confirmations: int) -> ReceivedTotals | None:
+    async def known_received(self, address: str, *, confirmations: int) -> CoveredTotals | None:
         """Return the totals if the address' history was worked in before, else None; nobody is asked.
 
         Raises:
@@ -43,5 +54,8 @@ class Totals:
         await self._lookups.request(address)
 
 
-def _totals_of(known: KnownPayments, confirmations: int) -> ReceivedTotals:
-    return totals_of(known.payments.entries.values(), tip_height=known.tip_height, confirmations=confirmations)
+def _totals_of(known: KnownPayments, confirmations: int) -> CoveredTotals:
+    entries = known.payments.entries.values()
+    return CoveredTotals(
+        totals_of(entries, tip_height=known.tip_height, confirmations=confirmations), coverage=known.coverage
+    )

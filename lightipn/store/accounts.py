@@ -42,6 +42,7 @@ class AccountAddress:
         hook_ids: the hooks that were made for it.
         is_active: False once nothing was paid to it for long, and its hooks are removed; it is watched all the same.
         used_at: when it was added, or paid last.
+        history_from: height from which on its payments are known; None where all are.
     """
 
     account_id: int
@@ -52,6 +53,7 @@ class AccountAddress:
     is_active: bool
     added_at: int
     used_at: int
+    history_from: int | None = None
 
 
 # --- accounts ---
@@ -108,7 +110,10 @@ def load_negative(db: Database, *, limit: int) -> Sequence[Account]:
 
 # --- addresses ---
 
-_ADDRESS = "account_id, address, scripthash, address_index, hook_ids, is_active, added_at, used_at"
+_ADDRESS = (
+    "account_id, address, scripthash, address_index, hook_ids, is_active, added_at, used_at,"
+    " (SELECT history_from FROM script WHERE script.scripthash = account_address.scripthash)"
+)
 
 
 def _address_of(row: tuple[Any, ...]) -> AccountAddress:
@@ -121,6 +126,7 @@ def _address_of(row: tuple[Any, ...]) -> AccountAddress:
         is_active=bool(row[5]),
         added_at=row[6],
         used_at=row[7],
+        history_from=row[8],
     )
 
 

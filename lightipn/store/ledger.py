@@ -33,6 +33,22 @@ class WatchChange(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Coverage:
+    """How much of a script's history is known; less than all only with one's own node as the source.
+
+    Args:
+        history_from: height of the first block from which on every payment is known; None where all are.
+        unproved_sat: what the node says is unspent besides, in blocks that it has pruned; nothing proves it.
+    """
+
+    history_from: int | None = None
+    unproved_sat: int = 0
+
+
+WHOLE = Coverage()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScriptRecord:
     """A script the service looks after.
 
@@ -50,6 +66,7 @@ class ScriptRecord:
     absorbed_at: int | None
     wanted_until: int | None
     trouble: str
+    coverage: Coverage = WHOLE
 
 
 def _status(value: bytes | None) -> Status | None:
@@ -59,7 +76,8 @@ def _status(value: bytes | None) -> Status | None:
 def load_script(db: Database, scripthash: ScriptHash) -> ScriptRecord | None:
     """Return a script's record, or None if nobody wants it."""
     row = db.execute(
-        "SELECT script, address, known_status, absorbed_at, wanted_until, trouble FROM script WHERE scripthash = ?",
+        "SELECT script, address, known_status, absorbed_at, wanted_until, trouble, history_from, unproved_sat"
+        " FROM script WHERE scripthash = ?",
         [scripthash],
     ).fetchone()
     if row is None:
@@ -72,7 +90,28 @@ def load_script(db: Database, scripthash: ScriptHash) -> ScriptRecord | None:
         absorbed_at=row[3],
         wanted_until=row[4],
         trouble=row[5],
+        coverage=Coverage(history_from=row[6], unproved_sat=row[7]),
     )
+
+
+def load_coverage_by_address(db: Database, addresses: Iterable[str]) -> dict[str, Coverage]:
+    """Return how much is known of addresses; those of which all is known are left out."""
+    found = {}
+    for address in addresses:
+        row = db.execute(
+            "SELECT history_from, unproved_sat FROM script WHERE address = ? AND history_from IS NOT NULL", [address]
+        ).fetchone()
+        if row is not None:
+            found[address] = Coverage(history_from=row[0], unproved_sat=row[1])
+    return found
+
+
+def sum_coverage(db: Database) -> tuple[int, int]:
+    """Return how many scripts' histories are not whole, and the satoshis that nothing proves."""
+    row = db.execute(
+        "SELECT count(*), coalesce(sum(unproved_sat), 0) FROM script WHERE history_from IS NOT NULL"
+    ).fetchone()
+    return row[0], row[1]
 
 
 def load_addresses(db: Database, scripthashes: Iterable[ScriptHash]) -> dict[ScriptHash, str]:

@@ -143,6 +143,7 @@ async def test_address_is_added_and_listed(shop: Owner, store: Store) -> None:
         "webhook_ids": [],
         "added_at": 0,
         "used_at": 0,
+        "history_from": None,
     }
     assert await shop.shown("/till/addresses") == {"addresses": [added]}
     reply = await shop.post("/till/addresses", address=regtest_address(0).text)

@@ -11,6 +11,9 @@ from lightipn.chain.source import ServerState, WatchStatistics
 from lightipn.errors import StoreError
 from tests.api.asgi import call
 
+OWN_NODE = ServerState(
+    name="127.0.0.1:8332", verdict="unavailable", reason="initial-download: 12.00 percent, block 7 of 60"
+)
 READY = Readiness(
     network="regtest",
     tip_height=105,
@@ -62,6 +65,16 @@ async def test_ready_service_says_so() -> None:
             replace(READY, is_tip_proved=False, servers=(ServerState(name="a", verdict="connecting"),)),
             "no server is connected",
             id="none connected",
+        ),
+        pytest.param(
+            replace(READY, is_tip_proved=False, servers=(OWN_NODE,)),
+            "no server is connected: initial-download: 12.00 percent, block 7 of 60",
+            id="own node",
+        ),
+        pytest.param(
+            replace(READY, watches=replace(READY.watches, oldest_gap_s=LONGEST_GAP_S + 1), servers=(OWN_NODE,)),
+            "no server has been connected for 31 s: initial-download: 12.00 percent, block 7 of 60",
+            id="gap without the own node",
         ),
         pytest.param(
             replace(READY, watches=replace(READY.watches, oldest_gap_s=LONGEST_GAP_S + 1)),

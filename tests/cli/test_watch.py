@@ -63,12 +63,29 @@ def test_watched_addresses_are_listed(run: Run) -> None:
         "state": "active",
         "expires_at": None,
         "created_at": 0,
+        "history_from": None,
+        "unproved_sat": 0,
     }
     assert [item["address"] for item in run("watch", "list", "--json", "--address", B).json] == [B]
     assert len(run("watch", "list", "--json", "--limit", "1").json) == 1
     table = run("watch", "list").out
     assert A in table
     assert URL in table
+
+
+def test_history_that_is_not_whole_is_listed_so(run: Run) -> None:
+    """Each address' line says from which block on its payments are known."""
+    run("watch", "add", A, "--url", URL)
+    run("watch", "add", B, "--url", URL)
+    write(lambda db: db.execute("UPDATE script SET history_from = 700, unproved_sat = 5 WHERE address = ?", [A]))
+    found = run("watch", "list", "--json").json
+    assert [(item["history_from"], item["unproved_sat"]) for item in found] == [(700, 5), (None, 0)]
+    _, first, second = run("watch", "list").out.splitlines()
+    assert first.rstrip().endswith("from block 700, 5 sat before")
+    assert second.rstrip().endswith("whole")
+    assert "history not whole" in run("status").out
+    state = run("status", "--json").json
+    assert (state["partial_histories"], state["unproved_sat"], state["pending_histories"]) == (1, 5, 0)
 
 
 def test_subscriptions_of_every_dialect_are_listed(run: Run) -> None:
@@ -82,7 +99,7 @@ def test_subscriptions_of_every_dialect_are_listed(run: Run) -> None:
     assert (blocks["address"], blocks["terms"]["height"]) == ("", 7)
     assert [item["id"] for item in run("watch", "list", "--json", "--address", B).json] == [receive["id"]]
     heading, *table = run("watch", "list").out.splitlines()
-    assert heading.split() == ["ID", "DIALECT", "OWNER", "ADDRESS", "URL", "TERMS", "STATE", "CREATED"]
+    assert heading.split() == ["ID", "DIALECT", "OWNER", "ADDRESS", "URL", "TERMS", "STATE", "CREATED", "HISTORY"]
     for row, parts in zip(table, (("callback", A, "expired"), ("receive", B, "active"), ("blocks", URL)), strict=True):
         for part in parts:
             assert part in row

@@ -18,14 +18,25 @@ from lightipn.ledger.entries import LedgerEntry, ReceivedTotals
 from lightipn.service.desk import Service
 from lightipn.service.ground import NO_ACCOUNT_HOOKS, AccountHooks, Doorbells, Ground
 from lightipn.service.subscribing import Wish
+from lightipn.service.totals import CoveredTotals
 from lightipn.store import ledger
 from lightipn.store.database import Database, Store
-from lightipn.store.ledger import WatchChange
+from lightipn.store.ledger import WHOLE, WatchChange
 from tests.store.plain_dialect import POLICIES
 from tests.store.rows import NOW
 
 URL = "https://shop.example/ipn"
-NOTHING = ReceivedTotals(confirmed_sat=0, unconfirmed_sat=0, changes_at_height=None)
+
+
+def totals_of(confirmed_sat: int, unconfirmed_sat: int, *, changes_at_height: int | None = None) -> CoveredTotals:
+    """Return totals of a whole history."""
+    totals = ReceivedTotals(
+        confirmed_sat=confirmed_sat, unconfirmed_sat=unconfirmed_sat, changes_at_height=changes_at_height
+    )
+    return CoveredTotals(totals, WHOLE)
+
+
+NOTHING = totals_of(0, 0)
 
 
 class Tools:
@@ -34,6 +45,7 @@ class Tools:
     Attributes:
         is_tip_proved: whether the tracker's tip was proved since the start.
         is_connected: whether a server is there.
+        past_progress: what a lookup waits for beside the network.
     """
 
     def __init__(self, store: Store, *, account_hooks: AccountHooks = NO_ACCOUNT_HOOKS) -> None:
@@ -41,6 +53,7 @@ class Tools:
         self.rung: list[str] = []
         self.is_tip_proved = True
         self.is_connected = True
+        self.past_progress = ""
         self._progress = trio.Event()
         self.service = Service(
             Ground(
@@ -56,6 +69,7 @@ class Tools:
                 is_connected=lambda: self.is_connected,
                 clock=lambda: NOW + trio.current_time(),
                 account_hooks=account_hooks,
+                past_progress=lambda: self.past_progress,
             )
         )
 
@@ -96,6 +110,15 @@ class Tools:
 
         await self.store.transact(work)
         self._tell_progress()
+
+    async def cut_history(self, address: Address, *, history_from: int, unproved_sat: int = 0) -> None:
+        """Have an address' history begin at a height, as one's own node does that cannot look further back."""
+        await self.store.transact(
+            lambda db: db.execute(
+                "UPDATE script SET history_from = ?, unproved_sat = ? WHERE scripthash = ?",
+                [history_from, unproved_sat, address.scripthash],
+            )
+        )
 
     async def answer_watches(self, paid: Mapping[ScriptHash, LedgerEntry]) -> list[ScriptHash]:
         """Do what the running service does with the queue of watches, and tell whoever waits.

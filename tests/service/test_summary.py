@@ -31,6 +31,9 @@ async def test_summary_is_what_the_database_says(tools: Tools) -> None:
         troubled_transfers=(),
         voided_transfers=(),
         active_forwards=0,
+        partial_histories=0,
+        unproved_sat=0,
+        pending_histories=0,
         is_key_there=False,
     )
     headers = tuple(parse_header(raw) for raw in mined_run(genesis_of(REGTEST), 2))

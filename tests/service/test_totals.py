@@ -6,12 +6,11 @@ import trio.testing
 from trio.testing import MockClock
 
 from lightipn.errors import RequestError
-from lightipn.ledger.entries import ReceivedTotals
 from lightipn.service import lookups as lookups_module
 from lightipn.service.lookups import LOOKUP_WAIT_S, LOOKUPS_AT_ONCE
 from lightipn.store import ledger
 from tests.builders import confirmed, entry_of
-from tests.service.rig import NOTHING, Tools, open_asking
+from tests.service.rig import NOTHING, Tools, open_asking, totals_of
 from tests.store.rows import NOW, TIP, regtest_address
 
 
@@ -22,9 +21,9 @@ async def test_known_address_is_answered_at_once(tools: Tools, autojump_clock: M
     await tools.settle(address, entry_of(1, received_sat=40, state=confirmed(TIP)), entry_of(2, received_sat=2))
     asked = await tools.lookups_asked()
     totals = await tools.service.totals.received(address.text, confirmations=1)
-    assert totals == ReceivedTotals(confirmed_sat=40, unconfirmed_sat=2, changes_at_height=None)
+    assert totals == totals_of(40, 2)
     totals = await tools.service.totals.received(address.text, confirmations=2)
-    assert totals == ReceivedTotals(confirmed_sat=0, unconfirmed_sat=42, changes_at_height=TIP + 1)
+    assert totals == totals_of(0, 42, changes_at_height=TIP + 1)
     assert (await tools.lookups_asked(), trio.current_time()) == (asked, 0.0)
 
 
@@ -37,7 +36,7 @@ async def test_unknown_address_is_looked_up(tools: Tools, autojump_clock: MockCl
         assert tools.rung == ["watches"]
         await tools.settle(regtest_address(1))  # somebody else's history
         await tools.settle(regtest_address(0), entry_of(1, received_sat=7))
-    assert asking.answers == {"a": (3.0, ReceivedTotals(confirmed_sat=0, unconfirmed_sat=7, changes_at_height=None))}
+    assert asking.answers == {"a": (3.0, totals_of(0, 7))}
     assert await tools.service.totals.received(regtest_address(0).text, confirmations=1) == asking.answers["a"][1]
     assert await tools.lookups_asked() == 1
 
@@ -133,6 +132,27 @@ async def test_history_that_is_too_long_is_refused(tools: Tools, autojump_clock:
     assert asking.answers == {"a": (1.0, "503 history-too-long")}
     with pytest.raises(RequestError, match="history-too-long"):
         await tools.service.totals.received(regtest_address(0).text, confirmations=1)
+
+
+async def test_history_that_is_not_whole_says_from_where_on_it_is(tools: Tools) -> None:
+    """Totals come with the height from which on payments are known, and with what is unspent and not proved."""
+    address = regtest_address(0)
+    await tools.subscribe(address)
+    await tools.settle(address, entry_of(1, received_sat=40))
+    await tools.cut_history(address, history_from=700, unproved_sat=5)
+    covered = await tools.service.totals.received(address.text, confirmations=1)
+    assert covered.coverage == ledger.Coverage(history_from=700, unproved_sat=5)
+    assert await tools.service.subscriptions.coverage([address.text, regtest_address(1).text]) == {
+        address.text: covered.coverage
+    }
+
+
+async def test_lookup_that_waits_for_a_search_says_how_far_it_is(tools: Tools, autojump_clock: MockClock) -> None:
+    """The refusal of a lookup that one's own node is busy with says what it does."""
+    tools.past_progress = "the node's outputs are searched, 40 percent"
+    with pytest.raises(RequestError, match="40 percent") as caught:
+        await tools.service.totals.received(regtest_address(0).text, confirmations=1)
+    assert (caught.value.code, caught.value.status_hint) == ("lookup-pending", 503)
 
 
 async def test_looked_up_address_stays_watched_while_it_is_polled(tools: Tools, autojump_clock: MockClock) -> None:

@@ -253,6 +253,8 @@ class AddressJson(msgspec.Struct, kw_only=True, frozen=True):
     txs: Sequence[object] | msgspec.UnsetType = msgspec.UNSET
     hasMore: bool | msgspec.UnsetType = msgspec.UNSET  # noqa: N815  # the original's spelling
     tx_url: str | msgspec.UnsetType = msgspec.UNSET
+    history_from: int | msgspec.UnsetType = msgspec.UNSET  # ours, as is the next; both only where not all is known
+    unproved_balance: int | msgspec.UnsetType = msgspec.UNSET
 
 
 def address_json_of(address: str, balance: BalanceJson, **more: object) -> AddressJson:
@@ -260,10 +262,26 @@ def address_json_of(address: str, balance: BalanceJson, **more: object) -> Addre
     return AddressJson(address=address, **msgspec.structs.asdict(balance), **more)  # type: ignore[arg-type]
 
 
+def coverage_fields_of(coverages: Iterable[tuple[int | None, int]]) -> dict[str, int]:
+    """Return the fields that say how much of the history is known; empty where all of it is.
+
+    Args:
+        coverages: of each address that is shown: from which height on its history is whole, and the satoshis that
+            nothing proves.
+    """
+    found = list(coverages)
+    heights = [height for height, _ in found if height is not None]
+    unproved_sat = sum(amount_sat for _, amount_sat in found)
+    fields = {"history_from": max(heights)} if heights else {}
+    return fields | ({"unproved_balance": unproved_sat} if unproved_sat else {})
+
+
 class WalletBalanceJson(BalanceJson, kw_only=True, frozen=True):
     """What the addresses of a wallet hold together."""
 
     wallet: "WalletJson | DerivedWalletJson"
+    history_from: int | msgspec.UnsetType = msgspec.UNSET
+    unproved_balance: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class WalletJson(msgspec.Struct, kw_only=True, frozen=True):

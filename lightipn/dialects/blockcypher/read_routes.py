@@ -1,6 +1,6 @@
 """Questions about the chain, addresses and transactions, and handing a transaction to the network."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -111,7 +111,8 @@ class ReadApi:
         except RequestError as refusal:
             return await self._wallet_balance(call, asked, refusal)
         known = await self.frame.service.lookups.payments(address)
-        return answers.address_json_of(address.text, answers.balance_json_of(known.payments.entries.values()))
+        balance = answers.balance_json_of(known.payments.entries.values())
+        return answers.address_json_of(address.text, balance, **_coverage_fields_of([known]))
 
     async def _wallet_of(self, call: Call, name: str, refusal: RequestError) -> ShownWallet:
         try:
@@ -121,13 +122,11 @@ class ReadApi:
 
     async def _wallet_balance(self, call: Call, name: str, refusal: RequestError) -> object:
         shown = await self._wallet_of(call, name, refusal)
-        entries: list[LedgerEntry] = []
-        for member in shown.addresses:
-            known = await self.frame.service.lookups.payments(self._address_of(member.address))
-            entries += known.payments.entries.values()
-        balance = answers.wallet_balance_of(entries)
+        lookups = self.frame.service.lookups
+        known = [await lookups.payments(self._address_of(member.address)) for member in shown.addresses]
+        balance = answers.wallet_balance_of(entry for one in known for entry in one.payments.entries.values())
         wallet = wallet_json_of(shown, "")
-        return answers.WalletBalanceJson(wallet=wallet, **msgspec.structs.asdict(balance))
+        return answers.WalletBalanceJson(wallet=wallet, **msgspec.structs.asdict(balance), **_coverage_fields_of(known))
 
     async def address(self, call: Call, asked: str) -> object:
         """Show an address, or the addresses of a wallet together, with inputs and outputs, newest first."""
@@ -138,10 +137,12 @@ class ReadApi:
             wallet, name = await self._wallet_of(call, asked, refusal), asked
             addresses = [self._address_of(member.address) for member in wallet.addresses]
         entries: list[LedgerEntry] = []
+        shown_of: list[KnownPayments] = []
         confirmed: list[answers.TxRefJson] = []
         unconfirmed: list[answers.TxRefJson] = []
         for address in addresses:
             known = await self.frame.service.lookups.payments(address)
+            shown_of.append(known)
             more = list(known.payments.entries.values())
             refs = await self._refs_of(call, address, known)
             entries, confirmed, unconfirmed = entries + more, confirmed + refs[0], unconfirmed + refs[1]
@@ -156,6 +157,7 @@ class ReadApi:
             txrefs=shown or msgspec.UNSET,
             unconfirmed_txrefs=pending[: wish.limit] or msgspec.UNSET,
             hasMore=True if len(chosen) > len(shown) else msgspec.UNSET,
+            **_coverage_fields_of(shown_of),
         )
 
     async def _refs_of(
@@ -190,6 +192,7 @@ class ReadApi:
             answers.balance_json_of(known.payments.entries.values()),
             txs=[self._transaction_json_of(one, call, page) for one in placed],
             hasMore=True if len(entries) > limit else msgspec.UNSET,
+            **_coverage_fields_of([known]),
         )
 
     # --- transactions ---
@@ -303,3 +306,7 @@ def _place_of(placed: PlacedTransaction, *, shows_confidence: bool) -> objects.P
         seen_by=state.seen_by if isinstance(state, Unconfirmed) else None,
         replaced_by=hex_of(state.by_txid) if isinstance(state, Replaced) else None,
     )
+
+
+def _coverage_fields_of(known: Iterable[KnownPayments]) -> dict[str, int]:
+    return answers.coverage_fields_of((one.coverage.history_from, one.coverage.unproved_sat) for one in known)

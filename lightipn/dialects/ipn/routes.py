@@ -53,8 +53,13 @@ def ipn_routes(service: Service, doorkeeper: Doorkeeper, settings: IpnSettings) 
         else:
             address = required(parameters, "address")
         depth = whole_number(parameters, "confirms", default=settings.confirmations, lowest=1, highest=MAX_CONFIRMS)
-        totals = await service.totals.received(address, confirmations=depth)
-        body = wire.encode_totals(confirmed_sat=totals.confirmed_sat, unconfirmed_sat=totals.unconfirmed_sat)
+        covered = await service.totals.received(address, confirmations=depth)
+        body = wire.encode_totals(
+            confirmed_sat=covered.totals.confirmed_sat,
+            unconfirmed_sat=covered.totals.unconfirmed_sat,
+            history_from=covered.coverage.history_from,
+            unproved_sat=covered.coverage.unproved_sat,
+        )
         return Response(body, media_type="application/json")
 
     async def btc_ipn(request: Request) -> Response:

@@ -65,9 +65,21 @@ def decode_payload(raw: bytes) -> Totals:
     return Totals(address=stored.address, confirmed_sat=stored.confirmed_sat, unconfirmed_sat=stored.unconfirmed_sat)
 
 
-def encode_totals(*, confirmed_sat: int, unconfirmed_sat: int) -> bytes:
-    """Write the answer of ``/btc``: JSON numbers, with the digits printed from satoshis."""
-    return f'{{"confirmed": {btc_text(confirmed_sat)}, "unconfirmed": {btc_text(unconfirmed_sat)}}}'.encode()
+def encode_totals(
+    *, confirmed_sat: int, unconfirmed_sat: int, history_from: int | None = None, unproved_sat: int = 0
+) -> bytes:
+    """Write the answer of ``/btc``: JSON numbers, with the digits printed from satoshis.
+
+    Args:
+        history_from: said only where payments in blocks below this height are not known; None where all are.
+        unproved_sat: said only where a node reports more that is unspent in blocks that it has pruned.
+    """
+    text = f'"confirmed": {btc_text(confirmed_sat)}, "unconfirmed": {btc_text(unconfirmed_sat)}'
+    if history_from is not None:
+        text += f', "history_from": {history_from}'
+    if unproved_sat:
+        text += f', "unproved": {btc_text(unproved_sat)}'
+    return f"{{{text}}}".encode()
 
 
 def encode_form(totals: Totals) -> bytes:

@@ -111,6 +111,18 @@ async def test_more_than_a_hundred_at_once_are_refused(caller: Caller) -> None:
         assert (status, text) == (400, "101 are asked for at once, want at most 100")
 
 
+async def test_balance_says_from_which_block_on_it_is_known(caller: Caller) -> None:
+    """Where one's own node could not look further back, every view of an address says so; a wallet's, the latest."""
+    await looked_at(caller)
+    await caller.store.transact(lambda db: db.execute("UPDATE script SET history_from = 700, unproved_sat = 5"))
+    for call in ("", "/balance", "/full"):
+        found = await caller.call("GET", f"{ADDR}{call}")
+        assert (found["history_from"], found["unproved_balance"]) == (700, 5)
+    await caller.call("POST", f"{V1}/wallets", json={"name": "shop", "addresses": [ADDRESS.text]})
+    found = await caller.call("GET", f"{V1}/addrs/shop/balance")
+    assert (found["history_from"], found["unproved_balance"]) == (700, 5)
+
+
 async def test_balance_of_a_wallet(caller: Caller) -> None:
     """A wallet's name stands in place of an address: its coins are the sum, its transactions are counted once."""
     addresses = [regtest_address(1), regtest_address(2)]

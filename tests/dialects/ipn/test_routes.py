@@ -137,6 +137,14 @@ async def test_totals_are_json_numbers_printed_from_satoshis(shop: Shop) -> None
     assert answer.content == b'{"confirmed": 0.5, "unconfirmed": 0.25000001}'
 
 
+async def test_totals_say_from_which_block_on_they_are_known(shop: Shop) -> None:
+    """Where one's own node could not look further back, the answer says so."""
+    await shop.store.transact(lambda db: db.execute("UPDATE script SET history_from = 700, unproved_sat = 5"))
+    answer = await shop.get("/btc", address=WATCHED_TEXT)
+    assert answer.json()["history_from"] == 700
+    assert b'"unproved": 0.00000005' in answer.content
+
+
 @pytest.mark.parametrize(
     ("confirms", "body"),
     [

@@ -91,6 +91,21 @@ def test_answer_holds_json_numbers_with_the_printed_digits(
     ]
 
 
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({}, ""),
+        ({"history_from": 0}, ', "history_from": 0'),
+        ({"history_from": 860_000}, ', "history_from": 860000'),
+        ({"history_from": 860_000, "unproved_sat": 150_000_000}, ', "history_from": 860000, "unproved": 1.5'),
+    ],
+)
+def test_answer_says_more_only_where_not_all_is_known(more: dict[str, int], told: str) -> None:
+    """A history that begins at a height is told with it, behind the original's two fields."""
+    body = encode_totals(confirmed_sat=1_000_000, unconfirmed_sat=0, **more)
+    assert body.decode() == f'{{"confirmed": 0.01, "unconfirmed": 0.0{told}}}'
+
+
 # --- what is posted and stored -----------------------------------------------------------------------------------
 
 
