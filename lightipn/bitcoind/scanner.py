@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from itertools import compress, count
 
 from lightipn.bitcoin.block import Block
 from lightipn.bitcoin.hashes import ScriptHash, Txid, scripthash_of
@@ -44,9 +45,10 @@ class Hits:
 
 def scan_block(block: Block, scripts: AbstractSet[bytes], outpoints: Mapping[PackedOutpoint, ScriptHash]) -> Hits:
     """Find in one pass which outputs of a block pay watched scripts, and which inputs spend from them."""
-    paid = [index for index, script in enumerate(block.scripts) if script in scripts]
-    spent = [index for index, outpoint in enumerate(block.spends) if outpoint in outpoints]
-    return Hits(paid, spent)
+    # Among a million of scripts each look is a wait for memory; in a loop without Python code, waits overlap.
+    paid = compress(count(), map(scripts.__contains__, block.scripts))
+    spent = compress(count(), map(outpoints.__contains__, block.spends))
+    return Hits(list(paid), list(spent))
 
 
 def matches_of(block: Block, hits: Hits, outpoints: Mapping[PackedOutpoint, ScriptHash]) -> dict[int, Match]:
