@@ -100,7 +100,10 @@ def bind(value: Any) -> str:
 
 def url(value: Any) -> str:
     """Read an http or https URL; an empty one is none."""
-    parts = urlsplit(text(value))
+    try:
+        parts = urlsplit(text(value))
+    except ValueError:  # its words repeat the URL, which may hold a password
+        raise ValueError("want http://host or https://host") from None
     if value and (parts.scheme not in ("http", "https") or not parts.hostname):
         raise ValueError("want http://host or https://host")
     return str(value).rstrip("/")
@@ -115,6 +118,10 @@ def rpc_url(value: Any) -> str:
         raise ValueError("holds a user or a password, want them in bitcoind.user and bitcoind.password_file")
     if parts.query or parts.fragment:
         raise ValueError("want http://host:port, with nothing behind it")
+    try:
+        _ = parts.port
+    except ValueError:
+        raise ValueError("want a port from 0 to 65535") from None
     return str(value).rstrip("/")
 
 

@@ -138,6 +138,10 @@ def test_what_the_example_shows_is_a_good_value() -> None:
     assert set(shown) == {
         "api.public_url",
         "electrum.proxy",
+        "bitcoind.cookie_file",
+        "bitcoind.user",
+        "bitcoind.password_file",
+        "bitcoind.zmq",
         "delivery.allow_networks",
         "delivery.proxy",
         "dialects.ipn.xpub",
@@ -148,11 +152,14 @@ def test_what_the_example_shows_is_a_good_value() -> None:
     }
     text = f'[api]\npublic_url = "{shown["api.public_url"]}"\n'
     text += f'[electrum]\nproxy = "{shown["electrum.proxy"]}"\n'
+    text += f'[bitcoind]\ncookie_file = "{shown["bitcoind.cookie_file"]}"\nzmq = {shown["bitcoind.zmq"]}\n'
     text += f"[delivery]\nallow_networks = {shown['delivery.allow_networks']}\n"
     text += f'proxy = "{shown["delivery.proxy"]}"\n'
     config = load(text)
     assert config.api.public_url == "https://ipn.example.com"
     assert config.electrum.proxy == config.delivery.proxy == "socks5://127.0.0.1:9050"
+    assert config.bitcoind.cookie_file == Path("/var/lib/bitcoind/.cookie")
+    assert config.bitcoind.zmq == ("tcp://127.0.0.1:28332",)
 
 
 def test_shipped_example_is_the_generated_one() -> None:
@@ -182,6 +189,17 @@ CHANGES = {
     "electrum.proxy": ('"socks5://[::1]:9050"', "socks5://[::1]:9050", "socks5://[::1]:9050"),
     "electrum.allow_plaintext": ("true", "true", True),
     "electrum.sweep_interval_s": ("10.5", "10.5", 10.5),
+    "bitcoind.url": ('"https://node.example:8332/"', "https://node.example:8332/", "https://node.example:8332"),
+    "bitcoind.cookie_file": ('"/var/lib/node/.cookie"', "/var/lib/node/.cookie", Path("/var/lib/node/.cookie")),
+    "bitcoind.user": ('"shop"', "shop", "shop"),
+    "bitcoind.password_file": ('"token.txt"', "token.txt", "s3cret"),
+    "bitcoind.zmq": (
+        '["tcp://127.0.0.1:28332", "ipc:///run/node/zmq"]',
+        "tcp://127.0.0.1:28332, ipc:///run/node/zmq",
+        ("tcp://127.0.0.1:28332", "ipc:///run/node/zmq"),
+    ),
+    "bitcoind.poll_interval_s": ("0.05", "0.05", 0.05),
+    "bitcoind.drop_after_s": ("1", "1", 1.0),
     "delivery.timeout_s": ("0.1", "0.1", 0.1),
     "delivery.max_in_flight": ("1000", "1000", 1000),
     "delivery.max_in_flight_per_host": ("1", "1", 1),
@@ -222,13 +240,17 @@ def test_every_dialect_may_be_open_to_callers_without_a_key() -> None:
     assert load("", LIGHTIPN_API_ANONYMOUS="receive").api.anonymous == ("receive",)
 
 
+# Keys that name a file whose contents the configuration holds.
+CONTENTS = {"auth_token_file": "auth_token", "password_file": "password", "public_key_file": "public_key"}
+
+
 def value_in(config: Config, path: str) -> object:
     """Return what a configuration has for a key."""
     section, _, name = path.rpartition(".")
     if not section:
         return getattr(config, name)
     part = getattr(config, section.removeprefix("dialects."))
-    return getattr(part, {"auth_token_file": "auth_token", "public_key_file": "public_key"}.get(name, name))
+    return getattr(part, CONTENTS.get(name, name))
 
 
 def text_of(path: str, value: str) -> str:
@@ -285,7 +307,7 @@ def test_wrong_type_is_named_with_its_key(path: str, value: str) -> None:
 
 RANGES = [
     ("network", '"mainnet2"'),
-    ("backend", '"bitcoind"'),
+    ("backend", '"bitcoin"'),
     ("database", '""'),
     ("api.bind", '"8080"'),
     ("api.bind", '"shop.example:80"'),
@@ -321,6 +343,31 @@ RANGES = [
     ("electrum.allow_plaintext", '"yes"'),
     ("electrum.allow_plaintext", '""'),
     ("electrum.allow_plaintext", "[true]"),
+    ("bitcoind.url", '""'),
+    ("bitcoind.url", '"127.0.0.1:8332"'),
+    ("bitcoind.url", '"tcp://127.0.0.1:8332"'),
+    ("bitcoind.url", '"http://:8332"'),
+    ("bitcoind.url", '"http://[::1"'),
+    ("bitcoind.url", '"http://127.0.0.1:rpc"'),
+    ("bitcoind.url", '"http://127.0.0.1:65536"'),
+    ("bitcoind.url", '"http://127.0.0.1:8332?wallet=shop"'),
+    ("bitcoind.url", '"http://127.0.0.1:8332#top"'),
+    ("bitcoind.cookie_file", '"~no-such-user/.cookie"'),
+    ("bitcoind.password_file", '"missing.txt"'),
+    ("bitcoind.password_file", '"."'),
+    ("bitcoind.zmq", '["127.0.0.1:28332"]'),
+    ("bitcoind.zmq", '["tcp://127.0.0.1"]'),
+    ("bitcoind.zmq", '["tcp://127.0.0.1:0"]'),
+    ("bitcoind.zmq", '["tcp://127.0.0.1:65536"]'),
+    ("bitcoind.zmq", '["tcp://:28332"]'),
+    ("bitcoind.zmq", '["udp://127.0.0.1:28332"]'),
+    ("bitcoind.zmq", '["ipc://"]'),
+    ("bitcoind.zmq", '["tcp://127.0.0.1:28332", ""]'),
+    ("bitcoind.poll_interval_s", "0.04"),
+    ("bitcoind.poll_interval_s", "601"),
+    ("bitcoind.poll_interval_s", "inf"),
+    ("bitcoind.drop_after_s", "0.9"),
+    ("bitcoind.drop_after_s", "86401"),
     ("delivery.proxy", '"socks4://127.0.0.1:9050"'),
     ("delivery.proxy", '"socks5://127.0.0.1:0"'),
     ("electrum.sweep_interval_s", "9.9"),
@@ -540,6 +587,65 @@ def test_server_list_that_is_wrong_is_one_problem() -> None:
     assert len(problems_of(electrum(f"tcp://{ONION}:50001", proxy='"tor"'))) == 1
 
 
+# --- one's own node ----------------------------------------------------------------------------------------------
+
+NODE = 'backend = "bitcoind"\n[bitcoind]\n'
+CREDENTIALS = [
+    pytest.param('cookie_file = "/no/such/folder/.cookie"', id="cookie"),
+    pytest.param('user = "shop"\npassword_file = "token.txt"', id="user"),
+]
+
+
+@pytest.mark.parametrize("credentials", CREDENTIALS)
+def test_node_lets_in_a_cookie_or_a_user(credentials: str) -> None:
+    """Either is enough; a cookie is the node's own, made anew at each start, so nobody looks for it here."""
+    Path("token.txt").write_text("s3cret\n")
+    config = load(NODE + credentials)
+    assert config.backend == "bitcoind"
+    assert (config.bitcoind.cookie_file, config.bitcoind.user, config.bitcoind.password) in [
+        (Path("/no/such/folder/.cookie"), "", ""),
+        (None, "shop", "s3cret"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("credentials", "problem"),
+    [
+        pytest.param("", "bitcoind.cookie_file: want the node's cookie file, or ", id="neither"),
+        pytest.param('cookie_file = ""', "bitcoind.cookie_file: want the node's cookie file, or ", id="empty"),
+        pytest.param('password_file = "token.txt"', "bitcoind.cookie_file: want ", id="password of nobody"),
+        pytest.param('user = "shop"', "bitcoind.password_file: want ", id="user without a password"),
+        pytest.param('user = "shop"\ncookie_file = "c"', "bitcoind.user: want it only without ", id="both"),
+        pytest.param(
+            'user = "shop"\npassword_file = "token.txt"\ncookie_file = "c"',
+            "bitcoind.user: want it only without ",
+            id="both, with the password",
+        ),
+    ],
+)
+def test_node_wants_either_a_cookie_or_a_user_with_a_password(credentials: str, problem: str) -> None:
+    """What could never be let in, or names two ways, is one problem; without that backend nobody asks for it."""
+    Path("token.txt").write_text("s3cret\n")
+    (found,) = problems_of(NODE + credentials)
+    assert found.startswith(problem)
+    assert "s3cret" not in found
+    assert load(f"[bitcoind]\n{credentials}").backend == "electrum"
+
+
+def test_credentials_of_the_node_may_come_from_the_environment() -> None:
+    """File and environment are judged together: each may give what the other lacks, or take it away."""
+    Path("token.txt").write_text("s3cret\n")
+    config = load('[bitcoind]\nuser = "shop"', LIGHTIPN_BACKEND="bitcoind", LIGHTIPN_BITCOIND_PASSWORD_FILE="token.txt")
+    assert (config.bitcoind.user, config.bitcoind.password) == ("shop", "s3cret")
+    assert len(problems_of(NODE + 'cookie_file = "c"', LIGHTIPN_BITCOIND_COOKIE_FILE="")) == 1
+
+
+def test_credentials_that_cannot_be_read_are_one_problem() -> None:
+    """A password file that is missing is told once, not as a missing password besides."""
+    (problem,) = problems_of(NODE + 'user = "shop"\npassword_file = "missing.txt"')
+    assert problem.startswith("bitcoind.password_file: cannot read 'missing.txt'")
+
+
 # --- the environment ---------------------------------------------------------------------------------------------
 
 
@@ -591,6 +697,10 @@ def test_unknown_variable_is_a_problem() -> None:
         ("LIGHTIPN_ELECTRUM_DROP_AFTER_S", "inf"),
         ("LIGHTIPN_ELECTRUM_BAN_S", "-1"),
         ("LIGHTIPN_ELECTRUM_PROXY", "tor"),
+        ("LIGHTIPN_BITCOIND_URL", ""),
+        ("LIGHTIPN_BITCOIND_COOKIE_FILE", "~no-such-user/.cookie"),
+        ("LIGHTIPN_BITCOIND_ZMQ", "tcp://127.0.0.1:28332,28333"),
+        ("LIGHTIPN_BITCOIND_POLL_INTERVAL_S", "soon"),
         ("LIGHTIPN_DELIVERY_PROXY", "socks5://"),
         ("LIGHTIPN_DATABASE", ""),
         ("LIGHTIPN_DATABASE", "~no-such-user/shop.db"),
@@ -663,8 +773,8 @@ def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_secret_comes_from_its_file_and_is_not_shown() -> None:
     """The token is the file's line without its end, and no representation of the configuration holds it."""
     Path("token.txt").write_text(" s3cret-token \n")
-    config = load('[dialects.ipn]\nauth_token_file = "token.txt"')
-    assert config.ipn.auth_token == "s3cret-token"
+    config = load('[dialects.ipn]\nauth_token_file = "token.txt"\n[bitcoind]\npassword_file = "token.txt"')
+    assert config.ipn.auth_token == config.bitcoind.password == "s3cret-token"
     assert "s3cret" not in repr(config)
 
 
@@ -682,11 +792,32 @@ def test_password_of_a_proxy_is_not_shown(section: str) -> None:
 
 @pytest.mark.parametrize("contents", [b"", b"\n", b"two\nlines", b"tab\tbed", "schlüssel".encode(), b"nul\x00"])
 def test_secret_must_be_one_printable_line(contents: bytes) -> None:
-    """A token that no header could carry is refused, and not repeated."""
+    """A token or a password that no header could carry is refused, and not repeated."""
     Path("token.txt").write_bytes(contents)
-    (problem,) = problems_of('[dialects.ipn]\nauth_token_file = "token.txt"')
-    assert problem.startswith("dialects.ipn.auth_token_file: 'token.txt' holds ")
-    assert "lines" not in problem.replace("single line", "")
+    for section, name in (("dialects.ipn", "auth_token_file"), ("bitcoind", "password_file")):
+        (problem,) = problems_of(f'[{section}]\n{name} = "token.txt"')
+        assert problem.startswith(f"{section}.{name}: 'token.txt' holds ")
+        assert "lines" not in problem.replace("single line", "")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        pytest.param("http://shop:s3cret@127.0.0.1:8332", id="user and password"),
+        pytest.param("http://s3cret@127.0.0.1:8332", id="user"),
+        pytest.param("http://:s3cret@127.0.0.1:8332", id="password"),
+        pytest.param("ftp://shop:s3cret@127.0.0.1:8332", id="of another scheme"),
+        pytest.param("http://shop:s3cret@[::1", id="that cannot be read"),
+        pytest.param("http://shop:s3cret@127.0.0.1:rpc", id="with a port that is none"),
+        pytest.param("http://shop:s3cret@\u2100.example", id="with a host that is none"),
+        pytest.param("http://127.0.0.1:8332/?password=s3cret", id="in the query"),
+    ],
+)
+def test_url_of_the_node_holds_no_password(url: str) -> None:
+    """A password in the URL would be shown wherever the node is named: it is refused, and the problem hides it."""
+    (problem,) = problems_of(f'[bitcoind]\nurl = "{url}"')
+    assert problem.startswith("bitcoind.url: ")
+    assert "s3cret" not in problem
 
 
 def test_regtest_is_a_network() -> None:

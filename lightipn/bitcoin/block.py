@@ -15,6 +15,8 @@ from lightipn.bitcoin.header import HEADER_BYTES, BlockHeader, parse_header
 from lightipn.bitcoin.merkle import block_root_of
 from lightipn.errors import BlockError, MerkleBranchError
 
+# In the place of the number of inputs, which is never 0 (BIP-144).
+WITNESS_MARKER = b"\x00\x01"
 # Made once: to make a range takes as long as to read a number.
 _TIMES = [range(count) for count in range(0xFD)]
 
@@ -82,7 +84,7 @@ def _read(raw: bytes) -> Block:
     for _ in range(total):
         start = at
         starts.append(start)
-        has_witness = raw[at + 4] == 0  # no number of inputs is 0 (BIP-144)
+        has_witness = raw[at + 4 : at + 6] == WITNESS_MARKER
         body = at + 6 if has_witness else at + 4
         inputs, at = raw[body], body + 1
         if inputs > 0xFC:

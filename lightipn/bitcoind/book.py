@@ -20,6 +20,7 @@ class WatchBook:
         self._touched: dict[ScriptHash, None] = {}
         self._under_way: set[ScriptHash] = set()
         self._rechecks: dict[ScriptHash, float] = {}
+        self._asked: set[ScriptHash] = set()  # whose recheck is due: told whatever was absorbed
 
     def watch(self, scripthash: ScriptHash, known_status: Status | None) -> bool:
         """Take a script up with what of it was absorbed; False if it is watched already."""
@@ -33,6 +34,7 @@ class WatchBook:
         self.known.pop(scripthash, None)
         self._touched.pop(scripthash, None)
         self._rechecks.pop(scripthash, None)
+        self._asked.discard(scripthash)
         self._under_way.discard(scripthash)
 
     def touch(self, scripthashes: Iterable[ScriptHash]) -> None:
@@ -57,6 +59,7 @@ class WatchBook:
         due = [scripthash for scripthash, at in self._rechecks.items() if at <= now]
         for scripthash in due:
             del self._rechecks[scripthash]
+        self._asked.update(due)
         self.touch(due)
         room = limit - len(self._under_way)
         taken: list[ScriptHash] = []
@@ -71,8 +74,9 @@ class WatchBook:
 
     def is_news(self, scripthash: ScriptHash, status: Status | None) -> bool:
         """Tell whether a history must be told; if so, it counts as under way until it is absorbed or rechecked."""
-        if scripthash not in self.known or self.known[scripthash] == status:
+        if scripthash not in self.known or (self.known[scripthash] == status and scripthash not in self._asked):
             return False
+        self._asked.discard(scripthash)
         self._under_way.add(scripthash)
         return True
 

@@ -371,6 +371,10 @@ class NodeFollower:
 
     # --- the past ---
 
+    def is_known(self, outpoint: PackedOutpoint) -> bool:
+        """Tell whether an output is proved already."""
+        return outpoint in self._outpoints and outpoint not in self._contested
+
     async def save_past(self, height: int, block_hash: BlockHash, found: Sequence[FoundTransaction]) -> None:
         """Record what an old block shows; should it leave the chain later, it goes the way of all blocks.
 

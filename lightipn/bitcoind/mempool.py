@@ -6,11 +6,14 @@ from now on finds the payments that wait for it already; of those that concern a
 
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
+from typing import TypeVar
 
 from lightipn.bitcoin.hashes import ScriptHash, Txid
-from lightipn.bitcoin.transaction import Transaction
+from lightipn.bitcoin.transaction import PackedOutpoint, Transaction
 from lightipn.bitcoind.scanner import Match
 from lightipn.chain.history import HistoryEntry
+
+Key = TypeVar("Key")
 
 FINGERPRINT_BYTES = 4
 
@@ -26,7 +29,9 @@ class MempoolView:
     def __init__(self) -> None:
         self._fingerprints: dict[Txid, bytes] = {}
         self._matches: dict[Txid, Match] = {}
-        self._has_parent: set[Txid] = set()
+        self._parents: dict[Txid, frozenset[Txid]] = {}  # of the matches: what they spend from, waiting or not
+        self._children: dict[Txid, set[Txid]] = {}  # the same the other way round
+        self._spenders: dict[PackedOutpoint, Txid] = {}  # of the outpoints that matches name
         self._by_script: dict[ScriptHash, set[Txid]] = {}
 
     def __contains__(self, txid: Txid) -> bool:
@@ -38,53 +43,73 @@ class MempoolView:
         return list(txids - known), list(known - txids)
 
     def add(self, transaction: Transaction, match: Match | None) -> frozenset[ScriptHash]:
-        """Take up a transaction, and return whom it concerns."""
-        self._fingerprints[transaction.txid] = b"".join(fingerprint_of(output.script) for output in transaction.outputs)
+        """Take up a transaction, and return whom it concerns, also by what it changes about others.
+
+        What it replaces is forgotten: a mempool never holds two that spend the same, and not every notice says which
+        one has left.
+        """
+        txid = transaction.txid
+        touched = self._take_match(txid) | self._children_concerned(txid)
+        self._fingerprints[txid] = b"".join(fingerprint_of(output.script) for output in transaction.outputs)
         if match is None:
-            return frozenset()
-        if any(spend.txid in self._fingerprints for spend in transaction.spends):
-            self._has_parent.add(match.txid)
-        before = self._matches.get(match.txid)
-        touched = match.scripthashes | (before.scripthashes if before is not None else frozenset())
+            return touched
+        for outpoint in match.spends:
+            if outpoint in self._spenders:
+                touched |= self.remove(self._spenders[outpoint])
+        self._enter(match, frozenset(spend.txid for spend in transaction.spends))
+        return touched | match.scripthashes
+
+    def _enter(self, match: Match, parents: frozenset[Txid]) -> None:
         self._matches[match.txid] = match
+        self._parents[match.txid] = parents
+        for outpoint in match.spends:
+            self._spenders[outpoint] = match.txid
+        for parent in parents:
+            self._children.setdefault(parent, set()).add(match.txid)
         for scripthash in match.scripthashes:
             self._by_script.setdefault(scripthash, set()).add(match.txid)
-        return touched
 
     def remove(self, txid: Txid) -> frozenset[ScriptHash]:
-        """Forget a transaction, and return whom it concerned."""
-        self._fingerprints.pop(txid, None)
-        self._has_parent.discard(txid)
+        """Forget a transaction, and return whom it concerned, and whose payments hang on it."""
+        if self._fingerprints.pop(txid, None) is None:
+            return frozenset()
+        return self._take_match(txid) | self._children_concerned(txid)
+
+    def _children_concerned(self, txid: Txid) -> frozenset[ScriptHash]:
+        """Return whose payments spend from a transaction: whether that waits is told with them."""
+        return frozenset().union(*(self._matches[child].scripthashes for child in self._children.get(txid, ())))
+
+    def _take_match(self, txid: Txid) -> frozenset[ScriptHash]:
         match = self._matches.pop(txid, None)
         if match is None:
             return frozenset()
         for scripthash in match.scripthashes:
-            waiting = self._by_script[scripthash]
-            waiting.discard(txid)
-            if not waiting:
-                del self._by_script[scripthash]
+            _discard(self._by_script, scripthash, txid)
+        for parent in self._parents.pop(txid):
+            _discard(self._children, parent, txid)
+        for outpoint in match.spends:
+            del self._spenders[outpoint]
         return match.scripthashes
 
     def clear(self) -> set[ScriptHash]:
         """Forget everything, since another mempool follows, and return whom that concerns."""
         concerned = set(self._by_script)
-        for view in (self._fingerprints, self._matches, self._has_parent, self._by_script):
+        for view in (self._fingerprints, self._matches, self._parents, self._children, self._spenders, self._by_script):
             view.clear()
         return concerned
 
     def forget_script(self, scripthash: ScriptHash) -> None:
         """Say that nobody watches a script any more."""
-        for txid in self._by_script.pop(scripthash, ()):
-            match = self._matches[txid]
+        for txid in list(self._by_script.get(scripthash, ())):
+            match, parents = self._matches[txid], self._parents[txid]
             rest = Match(
                 txid=txid,
                 outputs={key: owner for key, owner in match.outputs.items() if owner != scripthash},
                 spends={key: owner for key, owner in match.spends.items() if owner != scripthash},
             )
+            self._take_match(txid)
             if rest.scripthashes:
-                self._matches[txid] = rest
-            else:
-                del self._matches[txid]
+                self._enter(rest, parents)
 
     def candidates(self, scripts: Iterable[bytes]) -> list[Txid]:
         """Return the transactions that may pay one of these scripts; few of them do not."""
@@ -102,6 +127,17 @@ class MempoolView:
     def entries(self, scripthash: ScriptHash) -> list[HistoryEntry]:
         """Return what waits for a script, always in the same order."""
         return [
-            HistoryEntry(txid=txid, height=None, has_unconfirmed_parent=txid in self._has_parent)
+            HistoryEntry(
+                txid=txid,
+                height=None,
+                has_unconfirmed_parent=any(parent in self._fingerprints for parent in self._parents[txid]),
+            )
             for txid in sorted(self._by_script.get(scripthash, ()))
         ]
+
+
+def _discard(index: dict[Key, set[Txid]], key: Key, txid: Txid) -> None:
+    found = index[key]
+    found.discard(txid)
+    if not found:
+        del index[key]

@@ -94,8 +94,10 @@ def _said(topic: bytes, body: bytes) -> list[Notice]:
             return [TransactionNotice(_txid(body[:32]))]
         case b"R":
             return [RemovalNotice(_txid(body[:32]))]
-        case _:
+        case b"C" | b"D":
             return [BlockNotice()]
+        case _:
+            return []
 
 
 def _txid(printed: bytes) -> Txid:

@@ -19,7 +19,7 @@ import trio
 
 from lightipn.bitcoin.block import parse_block
 from lightipn.bitcoin.hashes import BlockHash, ScriptHash, Txid, hash_from_hex, scripthash_of
-from lightipn.bitcoin.transaction import PackedOutpoint
+from lightipn.bitcoin.transaction import PackedOutpoint, packed_outpoint
 from lightipn.bitcoind.book import WatchBook
 from lightipn.bitcoind.follower import NodeFollower
 from lightipn.bitcoind.rpc import FoundOutput, NodeRpc, satoshis_of
@@ -110,7 +110,12 @@ class PastFinder:
         reached = self._follower.position
         assert reached is not None  # scripts are registered at a position
         findings = _Findings(reached=reached)
-        await (self._search_blocks if has_filters else self._search_outputs)(findings, scripts)
+        if has_filters:
+            await self._search_blocks(findings, scripts)
+        whole_from = findings.history_from
+        if not has_filters or whole_from is not None:  # some of those blocks are pruned
+            await self._search_outputs(findings, scripts)
+            findings.history_from = whole_from or findings.history_from
         settle = partial(
             node_index.settle_past,
             scripthashes=[one.scripthash for one in waiting],
@@ -168,7 +173,9 @@ class PastFinder:
         findings.history_from = scan.height + 1
         by_height: dict[int, list[FoundOutput]] = {}
         for output in scan.unspents:
-            by_height.setdefault(output.height, []).append(output)
+            outpoint = packed_outpoint(Txid(self._hash(output.txid)), output.vout)
+            if outpoint not in findings.outputs and not self._follower.is_known(outpoint):
+                by_height.setdefault(output.height, []).append(output)
         for height, outputs in sorted(by_height.items()):
             if height > findings.reached[0]:
                 continue
@@ -177,7 +184,7 @@ class PastFinder:
             if hashes and await self._search_block(findings, height, hashes[0], scripts, txids=txids):
                 continue
             for output in outputs:
-                scripthash = scripthash_of(bytes.fromhex(output.script))
+                scripthash = scripthash_of(self._script(output.script))
                 so_far = findings.unproved_sat.get(scripthash, 0)
                 findings.unproved_sat[scripthash] = so_far + satoshis_of(output.amount)
 
@@ -238,6 +245,12 @@ class PastFinder:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + ABORT_TIMEOUT_S):
                     with contextlib.suppress(SourceError):
                         await self._node.abort_scan(method)
+
+    def _script(self, text: str) -> bytes:
+        try:
+            return bytes.fromhex(text)
+        except ValueError as error:
+            raise ProtocolError("an output script is not hex", source=self._node.name) from error
 
     def _hash(self, text: str) -> bytes:
         try:

@@ -5,7 +5,7 @@ Amounts are read as ``Decimal`` and leave as satoshis. A node's own words are dr
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -14,6 +14,7 @@ import httpx
 import msgspec
 
 from lightipn.bitcoin.hashes import BlockHash, Txid, hash_from_hex, hex_of
+from lightipn.bitcoin.transaction import MAX_MONEY_SAT
 from lightipn.errors import ProtocolError, SourceRefusedError, SourceUnavailableError
 
 T = TypeVar("T")
@@ -159,8 +160,18 @@ class Wire(Protocol):
 
 
 def satoshis_of(amount: Decimal) -> int:
-    """Return an amount that the node prints in bitcoins."""
-    return int((amount * SATOSHIS_A_BITCOIN).to_integral_exact())
+    """Return an amount that the node prints in bitcoins.
+
+    Raises:
+        ProtocolError: it is no number of whole satoshis that can exist.
+    """
+    # Compared first: to multiply a number with a huge exponent raises.
+    if not (amount.is_finite() and 0 <= amount <= MAX_MONEY_SAT // SATOSHIS_A_BITCOIN):
+        raise ProtocolError("an amount is no number of bitcoins that can exist")
+    satoshis = amount * SATOSHIS_A_BITCOIN
+    if satoshis != int(satoshis):
+        raise ProtocolError("an amount is not of whole satoshis")
+    return int(satoshis)
 
 
 class NodeRpc:
@@ -179,7 +190,9 @@ class NodeRpc:
 
     async def fetch_chain_info(self) -> ChainInfo:
         """Return where the node stands."""
-        return await self._call(ChainInfo, "getblockchaininfo")
+        info = await self._call(ChainInfo, "getblockchaininfo")
+        self._hash(info.tip_hash)
+        return info
 
     async def fetch_node_info(self) -> NodeInfo:
         """Return which software it is."""
@@ -311,6 +324,8 @@ class NodeRpc:
         request = {"jsonrpc": "2.0", "id": self._last_id, "method": method, "params": params}
         body = await self._wire.post(msgspec.json.encode(request), timeout_s=timeout_s)
         answer = self._decode(body, _Answer)
+        if answer.id != request["id"]:
+            raise self._malformed("an answer to another call")
         if answer.error is not None:
             raise self._refused(answer.error.code)
         return self._decode(answer.result, kind)
@@ -327,7 +342,7 @@ class NodeRpc:
                 await self._wire.post(msgspec.json.encode(requests), timeout_s=TIMEOUT_S), list[_Answer]
             )
             by_id = {answer.id: answer for answer in answers}
-            if by_id.keys() != set(range(len(page))):
+            if len(answers) != len(page) or by_id.keys() != set(range(len(page))):
                 raise self._malformed(f"{len(answers)} answers to {len(page)} calls")
             for number in range(len(page)):
                 error = by_id[number].error
@@ -339,7 +354,7 @@ class NodeRpc:
     def _decode(self, body: bytes | msgspec.Raw, kind: type[T]) -> T:
         try:
             return msgspec.json.decode(body, type=kind)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise self._malformed("an answer has another shape than Bitcoin Core's") from error
 
     def _hash(self, text: str) -> bytes:
@@ -369,7 +384,7 @@ class Credentials:
 
     cookie_file: Path | None = None
     user: str = ""
-    password: str = ""
+    password: str = field(default="", repr=False)
 
     def read(self) -> tuple[str, str]:
         """Return user and password as they are now.
@@ -420,5 +435,7 @@ class HttpWire:
 async def open_http_wire(url: str, credentials: Credentials) -> AsyncIterator[HttpWire]:
     """Open the way to a node; it connects when it is used."""
     limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS, keepalive_expiry=20.0)
-    async with httpx.AsyncClient(trust_env=False, limits=limits) as client:
+    # A node packs nothing; what claims to be packed is none.
+    headers = {"Accept-Encoding": "identity"}
+    async with httpx.AsyncClient(trust_env=False, limits=limits, headers=headers) as client:
         yield HttpWire(client, url, credentials)

@@ -221,6 +221,8 @@ def remove_script(db: Database, scripthash: ScriptHash) -> None:
     db.execute("DELETE FROM ledger_entry WHERE scripthash = ?", [scripthash])
     transactions.drop_transactions(db, [Txid(row[0]) for row in txids])
     db.execute("DELETE FROM script WHERE scripthash = ?", [scripthash])
+    # One's own node may have looked for its past: whoever watches it again does not know how far that went.
+    db.execute("DELETE FROM node_script WHERE scripthash = ?", [scripthash])
     save_watch_change(db, scripthash, WatchChange.REMOVED)
 
 

@@ -96,7 +96,7 @@ def first_position(db: Database, *, node_height: int, lowest: int) -> int:
     is_used = db.execute("SELECT 1 FROM script WHERE absorbed_at IS NOT NULL LIMIT 1").fetchone() is not None
     if not is_used:
         return node_height
-    return max(0, lowest, min(node_height, chain_store.load_tip_height(db) - LOOKED_THROUGH_AGAIN))
+    return max(0, lowest - 1, min(node_height, chain_store.load_tip_height(db) - LOOKED_THROUGH_AGAIN))
 
 
 def begin(db: Database, height: int, hashes: Sequence[BlockHash]) -> None:
@@ -106,13 +106,14 @@ def begin(db: Database, height: int, hashes: Sequence[BlockHash]) -> None:
         hashes: of that block and the ones before it, the lowest first: a reorg may reach below it.
     """
     _save_hashes(db, height, hashes)
+    has_gap = height > chain_store.load_tip_height(db)  # what lies between, nobody looked through
     absorbed = db.execute(
         "SELECT scripthash, history_from IS NULL AND trouble = '' AND known_status IS NOT ? FROM script"
         " WHERE absorbed_at IS NOT NULL",
         [UNKNOWN],
     ).fetchall()
     for scripthash, is_whole in absorbed:
-        _take_over(db, ScriptHash(scripthash), up_to=height, is_whole=bool(is_whole))
+        _take_over(db, ScriptHash(scripthash), up_to=height, is_whole=is_whole and not has_gap)
 
 
 def _take_over(db: Database, scripthash: ScriptHash, *, up_to: int, is_whole: bool) -> None:
@@ -253,8 +254,9 @@ def register(db: Database, scripthashes: Sequence[ScriptHash], *, height: int) -
 def drop_stale_scripts(db: Database) -> None:
     """Forget scripts that nobody watches any more."""
     rows = db.execute(
-        "SELECT scripthash FROM node_script WHERE NOT EXISTS"
-        " (SELECT 1 FROM script WHERE script.scripthash = node_script.scripthash)"
+        "SELECT scripthash FROM (SELECT scripthash FROM node_script UNION SELECT scripthash FROM node_entry) AS known"
+        " WHERE NOT EXISTS (SELECT 1 FROM script WHERE script.scripthash = known.scripthash)"
+        " AND NOT EXISTS (SELECT 1 FROM spent_output WHERE spent_output.scripthash = known.scripthash)"
     ).fetchall()
     for (scripthash,) in rows:
         drop_script(db, ScriptHash(scripthash))

@@ -7,9 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightipn.bitcoin.hashes import Txid, hash_from_hex, hex_of
-from lightipn.bitcoin.merkle import MAX_BRANCH_LEVELS, merkle_branch_of, merkle_root_of, merkle_tree_of
+from lightipn.bitcoin.merkle import (
+    MAX_BRANCH_LEVELS,
+    block_root_of,
+    branch_in,
+    merkle_branch_of,
+    merkle_root_of,
+    merkle_tree_of,
+)
 from lightipn.bitcoin.transaction import is_transaction
 from lightipn.errors import MerkleBranchError
+from tests.bitcoin.blocks import naive_root
 from tests.builders import double_sha256, load_vectors, txid_of
 
 
@@ -145,3 +153,57 @@ def test_inner_node_that_is_a_transaction_is_refused() -> None:
 
     with pytest.raises(MerkleBranchError, match="inner node of the branch is a transaction"):
         merkle_root_of(ghost_txid, [head], 1)
+
+
+# --- trees of whole blocks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", load_vectors("merkle_roots")["rows"], ids=lambda row: str(row["height"]))
+def test_root_of_a_real_block_comes_out_without_its_tree(row: Any) -> None:
+    """The root alone of a real block's txids is the one that its header states."""
+    assert hex_of(block_root_of([Txid(hash_from_hex(text)) for text in row["txids"]])) == row["merkle_root"]
+
+
+@given(st.integers(1, 70))
+@settings(deadline=None, max_examples=70)
+@pytest.mark.slow
+def test_root_tree_and_branches_agree_for_any_number_of_transactions(count: int) -> None:
+    """Root, tree and branches are three views of the same tree, and none of them changes the list it was given."""
+    txids = [txid_of(number) for number in range(count)]
+    levels = merkle_tree_of(txids)
+    assert levels[0] == txids
+    assert [len(level) for level in levels[1:]] == [(len(level) + 1) // 2 for level in levels[:-1]]
+    assert levels[-1] == [naive_root(txids)] == [block_root_of(txids)]
+    copies = [list(level) for level in levels]
+    for position, txid in enumerate(txids):
+        branch = branch_in(levels, position)
+        assert branch == merkle_branch_of(txids, position)
+        assert merkle_root_of(txid, branch, position) == levels[-1][0]
+    assert levels == copies
+    assert txids == [txid_of(number) for number in range(count)]
+
+
+def test_tree_of_one_transaction_has_one_level() -> None:
+    """A block of a coinbase alone has its txid as root, and an empty branch."""
+    assert merkle_tree_of([txid_of(1)]) == [[txid_of(1)]]
+    assert branch_in([[txid_of(1)]], 0) == ()
+    assert block_root_of([txid_of(1)]) == txid_of(1)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 6, 7, 9, 11, 12, 13, 20, 31, 33, 48])
+def test_every_list_with_the_same_root_has_its_end_twice_and_is_refused(count: int) -> None:
+    """Wherever a level of the tree has an odd number of nodes, what is below its last one may be repeated: refused.
+
+    The tree pads such a level with its last node, so the longer list folds to the same root (CVE-2012-2459).
+    """
+    txids = [txid_of(number) for number in range(count)]
+    root = block_root_of(txids)
+    below = 1  # how many leaves are below a node of this level
+    while len(txids) > below:
+        if len(txids) // below % 2:
+            txids = [*txids, *txids[-below:]]
+            assert naive_root(txids) == root
+            with pytest.raises(MerkleBranchError, match="stand twice"):
+                block_root_of(txids)
+        below *= 2
+    assert (len(txids) == count) == (count & (count - 1) == 0)

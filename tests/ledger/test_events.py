@@ -32,7 +32,7 @@ def test_event_names_are_all_listed_here() -> None:
 
 def test_trust_levels_are_stable() -> None:
     """The names of trust levels are stored and told, so they never change."""
-    assert [level.value for level in TrustLevel] == ["proved", "agreed", "single"]
+    assert [level.value for level in TrustLevel] == ["proved", "agreed", "single", "own-node"]
 
 
 @pytest.mark.parametrize(

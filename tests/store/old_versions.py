@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 from lightipn.bitcoin.transaction import Outpoint
@@ -21,6 +21,7 @@ ADDED_BY: dict[str, set[str]] = {
     "webhooks": {"payment_transaction", "wallet", "wallet_address", "hook"},
     "accounts": {"account", "account_address", "deposit", "movement"},
     "forwarding": {"forward", "transfer", "transfer_coin", "transfer_version", "sweep_wish"},
+    "bitcoind": {"node_block", "node_script", "node_transaction", "node_entry", "node_output"},
 }
 VERSIONS = list(ADDED_BY)
 ADDRESS = regtest_address(0)
@@ -241,6 +242,15 @@ def rows_in(db: Database, table: str) -> list[dict[str, Any]]:
 def columns_in(db: Database, table: str, columns: Sequence[str]) -> list[tuple[object, ...]]:
     """Return the rows of a table, with some of their columns."""
     return sorted(db.execute(f"SELECT {', '.join(columns)} FROM {table}").fetchall(), key=repr)
+
+
+def rows_before(db: Database, *, version: str) -> dict[str, list[tuple[object, ...]]]:
+    """Return the rows of every table that a database had before a version, with the columns that they had."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        old = Database(connection, execute_plugins=False)
+        migrations.apply(old, stop_before=version)
+        columns = {table: list(old.table(table).columns_dict) for table in tables_of(old)}
+    return {table: columns_in(db, table, names) for table, names in columns.items()}
 
 
 def first_rows_of(table: str) -> list[dict[str, Any]]:

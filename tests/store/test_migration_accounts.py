@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,8 @@ from tests.store.old_versions import (
     ENTRIES,
     URL,
     VERSIONS,
-    columns_in,
     in_the_way,
+    rows_before,
     schema_of,
     tables_of,
     write_second_version,
@@ -26,6 +27,7 @@ from tests.store.old_versions import (
 from tests.store.rows import NOW
 
 OLD = VERSIONS.index("accounts")  # how many of the versions it has beside the first one
+everything_in = partial(rows_before, version="accounts")
 
 
 def write_fourth_version(connection: sqlite3.Connection) -> Database:
@@ -44,15 +46,6 @@ def old() -> Iterator[Database]:
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         connection.execute("PRAGMA foreign_keys = ON")
         yield write_fourth_version(connection)
-
-
-def everything_in(db: Database) -> dict[str, list[tuple[object, ...]]]:
-    """Return the rows of every table that the fourth version had, with the columns that they had."""
-    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-        fourth = Database(connection, execute_plugins=False)
-        migrations.apply(fourth, stop_before="accounts")
-        columns = {table: list(fourth.table(table).columns_dict) for table in tables_of(fourth)}
-    return {table: columns_in(db, table, names) for table, names in columns.items()}
 
 
 def test_fourth_version_has_nothing_of_the_fifth(old: Database) -> None:

@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 
 import pytest
 
@@ -14,8 +15,8 @@ from tests.store.account_rows import open_account
 from tests.store.old_versions import (
     ADDED_BY,
     VERSIONS,
-    columns_in,
     in_the_way,
+    rows_before,
     schema_of,
     tables_of,
     write_second_version,
@@ -23,6 +24,7 @@ from tests.store.old_versions import (
 from tests.store.rows import NOW, TIP, regtest_address
 
 OLD = VERSIONS.index("forwarding")  # how many of the versions it has beside the first one
+everything_in = partial(rows_before, version="forwarding")
 
 
 @pytest.fixture
@@ -34,12 +36,6 @@ def old() -> Iterator[Database]:
         migrations.apply(fifth, stop_before="forwarding")
         open_account(fifth)
         yield fifth
-
-
-def everything_in(db: Database) -> dict[str, list[tuple[object, ...]]]:
-    """Return the rows of every table that the fifth version had."""
-    tables = tables_of(db) - set.union(*(ADDED_BY[version] for version in VERSIONS[OLD:]))
-    return {table: columns_in(db, table, list(db.table(table).columns_dict)) for table in tables}
 
 
 def test_upgrade_adds_empty_tables_and_keeps_every_row(old: Database, db: Database) -> None:

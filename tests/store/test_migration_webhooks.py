@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ from tests.store.old_versions import (
     ENTRIES,
     URL,
     VERSIONS,
-    columns_in,
     in_the_way,
     insert,
+    rows_before,
     schema_of,
     tables_of,
     write_second_version,
@@ -36,6 +37,7 @@ from tests.store.rows import NOW, claim, finish, pay, regtest_address, subscribe
 from tests.store.tips import grow, wake
 
 SHOP_URL = f"{URL}each"
+everything_in = partial(rows_before, version="webhooks")
 NEWEST = entry_of(7, received_sat=60)
 DROPPED = entry_of(8, received_sat=20, state=Dropped())
 
@@ -175,15 +177,6 @@ def old() -> Iterator[Database]:
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         connection.execute("PRAGMA foreign_keys = ON")
         yield write_third_version(connection)
-
-
-def everything_in(db: Database) -> dict[str, list[tuple[object, ...]]]:
-    """Return the rows of every table that the third version had, with the columns that they had."""
-    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-        third = Database(connection, execute_plugins=False)
-        migrations.apply(third, stop_before="webhooks")
-        columns = {table: list(third.table(table).columns_dict) for table in tables_of(third)}
-    return {table: columns_in(db, table, names) for table, names in columns.items()}
 
 
 def test_third_version_has_nothing_of_the_fourth(old: Database) -> None:

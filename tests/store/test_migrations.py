@@ -45,6 +45,11 @@ TABLES = {
     "transfer_coin",
     "transfer_version",
     "sweep_wish",
+    "node_block",
+    "node_script",
+    "node_transaction",
+    "node_entry",
+    "node_output",
 }
 
 
