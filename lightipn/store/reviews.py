@@ -298,9 +298,9 @@ def settle_new(db: Database, policies: Mapping[str, Policy], *, now: float) -> t
     page = subscriptions.load_unsettled(db, limit=WOKEN_PAGE)
     tip_height = chain.load_tip_height(db)
     is_due = False
+    heights = {time: chain.load_height_at(db, time) for time in {made.created_at for made in page}}
     for made in page:
-        since_height = chain.load_height_at(db, made.created_at)
-        subscriptions.save_since_height(db, made.subscription_id, since_height)
+        subscriptions.save_since_height(db, made.subscription_id, heights[made.created_at])
         subscription = subscriptions.load_subscription(db, made.subscription_id)
         payments = None if made.scripthash is None else ledger.load_payments(db, made.scripthash)
         if subscription is not None and payments is not None and subscriptions.is_watching(db, made.subscription_id):

@@ -3,8 +3,8 @@
     python -m tests.bench.memory [--watches 1000 10000 100000] [--own-node]
 
 The service has subscribed all watches at the simulator (which runs in the benchmark's own process), has been paid once
-and has told a shop, so that everything it needs at work is loaded. With ``--own-node`` it asks a pruned bitcoind, and has
-looked for the past of all scripts.
+and has told a shop, so that everything it needs at work is loaded. With ``--own-node`` it asks a pruned bitcoind, and
+has looked for the past of all scripts.
 """
 
 import argparse
