@@ -8,7 +8,6 @@ has looked for the past of all scripts.
 """
 
 import argparse
-import json
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,8 @@ from tests.regtest.nodes import open_bitcoind
 from tests.regtest.own_node import OwnNode
 from tests.regtest.shop import open_shop
 from tests.service_process import open_service
+
+PAST_FOUND = "bitcoind.past_found"
 
 
 async def measure(folder: Path, watches: int) -> float:
@@ -53,7 +54,7 @@ async def measure_own_node(folder: Path, watches: int) -> float:
             with trio.fail_after(300):
                 while (await service.call("/readyz")).json()["watches"]["subscribed"] < watches:
                     await trio.sleep(1)
-                while json.loads(service.cli("status", "--json").stdout)["pending_histories"]:
+                while sum(one["scripts"] for one in service.log_events() if one["event"] == PAST_FOUND) < watches:
                     await trio.sleep(1)
             await bitcoind.send(address, 100_000)
             await shop.wait_for(lambda request: request.form.get("unconfirmed") == "0.001", 10)
