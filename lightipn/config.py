@@ -3,6 +3,7 @@
 The loader and the environment are made from the table of all keys (``config_keys``).
 """
 
+import importlib.util
 import ipaddress
 import os
 import tomllib
@@ -244,6 +245,8 @@ def _check_bitcoind(checked: Mapping[str, Any], problems: list[str]) -> None:
         problems.append("bitcoind.cookie_file: want the node's cookie file, or bitcoind.user and password_file")
     elif user and not checked["bitcoind.password_file"]:
         problems.append("bitcoind.password_file: want the file with the password of bitcoind.user")
+    if checked["bitcoind.zmq"] and importlib.util.find_spec("zmq") is None:
+        problems.append("bitcoind.zmq: want the package pyzmq: pip install 'lightipn[zmq]'")
 
 
 def _check_xpub(checked: Mapping[str, Any], problems: list[str]) -> None:

@@ -5,7 +5,7 @@ nobody is registered, so that "watched from the next block on" is exact.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import structlog
@@ -60,6 +60,7 @@ class NodeFollower:
         self._scripts: set[bytes] = set()
         self._outpoints: dict[PackedOutpoint, ScriptHash] = {}
         self._contested: dict[PackedOutpoint, int] = {}  # of these: learned from a payment, and at which height
+        self._waiting: set[PackedOutpoint] = set()  # of these: of payments that were in no block when they were learned
         self._prevouts: OrderedDict[PackedOutpoint, TxOutput] = OrderedDict()
 
     @property
@@ -106,11 +107,11 @@ class NodeFollower:
                     db, [each for each in scripthashes if each in self._book.known], height=height
                 )
             )
-            fresh = [one.script for one in scripts if one.script is not None and one.script not in self._scripts]
-            self._scripts.update(fresh)
+            searched = [one.script for one in scripts if one.script is not None]
+            self._scripts.update(searched)
             without_past = {one.scripthash for one in scripts if not one.is_past_known}
             self.without_past |= without_past
-            await self._take_page(self.mempool.candidates(fresh))
+            await self._take_page(self.mempool.candidates(searched))
             self._book.touch(one.scripthash for one in scripts)
         return bool(without_past)
 
@@ -259,8 +260,15 @@ class NodeFollower:
 
     def _enter(self, found: Sequence[FoundTransaction]) -> None:
         for one in found:
-            self._outpoints.update(one.outputs)
+            self._enter_outputs(one.outputs)
             self._book.touch([*one.outputs.values(), *one.spends.values()])
+
+    def _enter_outputs(self, outputs: Mapping[PackedOutpoint, ScriptHash]) -> None:
+        """Take up outputs of watched scripts that stand in blocks; they are no guests any more."""
+        self._outpoints.update(outputs)
+        for outpoint in outputs:
+            self._contested.pop(outpoint, None)
+            self._waiting.discard(outpoint)
 
     def _tidy_up(self, height: int) -> None:
         waiting = {outpoint for match in self.mempool.matches() for outpoint in match.spends}
@@ -268,6 +276,10 @@ class NodeFollower:
             if since < height - CONTESTED_BLOCKS and outpoint not in waiting:
                 del self._contested[outpoint]
                 self._outpoints.pop(outpoint, None)
+        gone = {outpoint for outpoint in self._waiting if _unpacked(outpoint)[0] not in self.mempool}
+        for outpoint in gone:
+            self._outpoints.pop(outpoint, None)
+        self._waiting -= gone
 
     # --- the mempool ---
 
@@ -333,6 +345,16 @@ class NodeFollower:
             await self._learn_prevouts(transaction)
             match = self._match(transaction)
         self._book.touch(self.mempool.add(transaction, match))
+        if match is not None and match.outputs:
+            await self._follow_outputs(match.outputs)
+
+    async def _follow_outputs(self, outputs: Mapping[PackedOutpoint, ScriptHash]) -> None:
+        """Look for who spends the outputs of a payment that waits; such a child may have come before its parent."""
+        new = {outpoint: owner for outpoint, owner in outputs.items() if outpoint not in self._outpoints}
+        self._outpoints |= new
+        self._waiting.update(new)
+        spenders = await self._node.fetch_spenders([_unpacked(outpoint) for outpoint in new])
+        await self._take_page([txid for txid in spenders if txid is not None and txid in self.mempool])
 
     async def _learn_prevouts(self, transaction: Transaction) -> None:
         """Find out what a payment spends: whoever spends the same replaces it."""
@@ -373,7 +395,7 @@ class NodeFollower:
 
     def is_known(self, outpoint: PackedOutpoint) -> bool:
         """Tell whether an output is proved already."""
-        return outpoint in self._outpoints and outpoint not in self._contested
+        return outpoint in self._outpoints and outpoint not in self._contested and outpoint not in self._waiting
 
     async def save_past(self, height: int, block_hash: BlockHash, found: Sequence[FoundTransaction]) -> None:
         """Record what an old block shows; should it leave the chain later, it goes the way of all blocks.
@@ -409,12 +431,14 @@ class NodeFollower:
                 found = self.found_in(block, height, set(), outputs)
                 await self._store.transact(partial(node_index.save_found, found=found))
                 self._enter(found)
-            self._outpoints.update(outputs)
+            self._enter_outputs(outputs)
             unspent = list(outputs)
             for at in range(0, len(unspent), MEMPOOL_PAGE):
-                page = [
-                    (Txid(each[:32]), int.from_bytes(each[32:], "little")) for each in unspent[at : at + MEMPOOL_PAGE]
-                ]
-                spenders = [txid for txid in await self._node.fetch_spenders(page) if txid is not None]
-                await self._take_page(spenders)
+                page = [_unpacked(each) for each in unspent[at : at + MEMPOOL_PAGE]]
+                spenders = await self._node.fetch_spenders(page)
+                await self._take_page([txid for txid in spenders if txid is not None])
             await self._store.transact(settle)
+
+
+def _unpacked(outpoint: PackedOutpoint) -> tuple[Txid, int]:
+    return Txid(outpoint[:32]), int.from_bytes(outpoint[32:], "little")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TypeVar
 
-from lightipn.bitcoin.hashes import ScriptHash, Txid
+from lightipn.bitcoin.hashes import ScriptHash, Txid, hex_of
 from lightipn.bitcoin.transaction import PackedOutpoint, Transaction
 from lightipn.bitcoind.scanner import Match
 from lightipn.chain.history import HistoryEntry
@@ -125,15 +125,16 @@ class MempoolView:
         return list(self._matches.values())
 
     def entries(self, scripthash: ScriptHash) -> list[HistoryEntry]:
-        """Return what waits for a script, always in the same order."""
-        return [
+        """Return what waits for a script, in the order that Electrum protocol 1.6 lays down."""
+        found = [
             HistoryEntry(
                 txid=txid,
                 height=None,
                 has_unconfirmed_parent=any(parent in self._fingerprints for parent in self._parents[txid]),
             )
-            for txid in sorted(self._by_script.get(scripthash, ()))
+            for txid in self._by_script.get(scripthash, ())
         ]
+        return sorted(found, key=lambda entry: (entry.has_unconfirmed_parent, hex_of(entry.txid)))
 
 
 def _discard(index: dict[Key, set[Txid]], key: Key, txid: Txid) -> None:

@@ -12,7 +12,7 @@ import trio
 
 from lightipn.bitcoin.hashes import Txid, hash_from_hex
 from lightipn.bitcoin.transaction import parse_transaction
-from lightipn.errors import ConfigError, TransactionError
+from lightipn.errors import TransactionError
 
 if TYPE_CHECKING:
     import zmq
@@ -106,15 +106,9 @@ def _txid(printed: bytes) -> Txid:
 
 
 async def listen(endpoints: Sequence[str], send: trio.MemorySendChannel[Notice]) -> None:
-    """Pass on what the publishers say, for ever; ZMQ itself connects again.
+    """Pass on what the publishers say, for ever; ZMQ itself connects again."""
+    import zmq  # not installed unless it is wanted
 
-    Raises:
-        ConfigError: pyzmq is not installed.
-    """
-    try:
-        import zmq
-    except ImportError as error:
-        raise ConfigError(["bitcoind.zmq: want the package pyzmq: pip install 'lightipn[zmq]'"]) from error
     context = zmq.Context()
     try:
         async with trio.open_nursery() as nursery:

@@ -45,7 +45,8 @@ class _Findings:
     """What a scan found, as far as it was worked in.
 
     Args:
-        outputs: of the scripts that were looked for.
+        outputs: of the scripts that were looked for, as their blocks prove them.
+        unproved: unspent ones whose blocks are pruned, each with its script's hash and its satoshis.
         reached: the block up to which they are whole; what lies higher was looked through without knowing them.
         history_from: the height from which on histories are whole; None where all of them is.
     """
@@ -53,7 +54,7 @@ class _Findings:
     reached: tuple[int, BlockHash]
     history_from: int | None = None
     outputs: dict[PackedOutpoint, ScriptHash] = field(default_factory=dict)
-    unproved_sat: dict[ScriptHash, int] = field(default_factory=dict)
+    unproved: dict[PackedOutpoint, tuple[ScriptHash, int]] = field(default_factory=dict)
 
 
 class PastFinder:
@@ -120,9 +121,10 @@ class PastFinder:
             node_index.settle_past,
             scripthashes=[one.scripthash for one in waiting],
             history_from=findings.history_from,
-            unproved_sat=findings.unproved_sat,
+            unproved=findings.unproved,
         )
-        await self._follower.enter_past(findings.outputs, above=findings.reached, settle=settle)
+        outputs = findings.outputs | {outpoint: owner for outpoint, (owner, _) in findings.unproved.items()}
+        await self._follower.enter_past(outputs, above=findings.reached, settle=settle)
         done = {one.scripthash for one in waiting}
         self._follower.without_past -= done
         self._book.touch(done)
@@ -131,7 +133,7 @@ class PastFinder:
             scripts=len(waiting),
             outputs=len(findings.outputs),
             history_from=findings.history_from,
-            unproved_sat=sum(findings.unproved_sat.values()),
+            unproved_sat=sum(amount_sat for _, amount_sat in findings.unproved.values()),
             duration_s=round(trio.current_time() - started, 1),
         )
 
@@ -173,7 +175,7 @@ class PastFinder:
         findings.history_from = scan.height + 1
         by_height: dict[int, list[FoundOutput]] = {}
         for output in scan.unspents:
-            outpoint = packed_outpoint(Txid(self._hash(output.txid)), output.vout)
+            outpoint = self._outpoint(output)
             if outpoint not in findings.outputs and not self._follower.is_known(outpoint):
                 by_height.setdefault(output.height, []).append(output)
         for height, outputs in sorted(by_height.items()):
@@ -184,9 +186,8 @@ class PastFinder:
             if hashes and await self._search_block(findings, height, hashes[0], scripts, txids=txids):
                 continue
             for output in outputs:
-                scripthash = scripthash_of(self._script(output.script))
-                so_far = findings.unproved_sat.get(scripthash, 0)
-                findings.unproved_sat[scripthash] = so_far + satoshis_of(output.amount)
+                owner = scripthash_of(self._script(output.script))
+                findings.unproved[self._outpoint(output)] = owner, satoshis_of(output.amount)
 
     # --- both ---
 
@@ -245,6 +246,11 @@ class PastFinder:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + ABORT_TIMEOUT_S):
                     with contextlib.suppress(SourceError):
                         await self._node.abort_scan(method)
+
+    def _outpoint(self, output: FoundOutput) -> PackedOutpoint:
+        if not 0 <= output.vout <= 0xFFFFFFFF:
+            raise ProtocolError("an output's index is out of range", source=self._node.name)
+        return packed_outpoint(Txid(self._hash(output.txid)), output.vout)
 
     def _script(self, text: str) -> bytes:
         try:

@@ -136,9 +136,12 @@ class ScriptPayments:
 
     Args:
         standings: of unconfirmed ones, where somebody asked for that.
+        unproved: outputs that pay the script as one's own node says, which has pruned what would prove it; satoshis by
+            outpoint. They are no payments, but what spends one spends the script's coins.
     """
 
     scripthash: ScriptHash
     script: bytes
     entries: dict[Txid, LedgerEntry]
     standings: Mapping[Txid, Standing] = field(default_factory=dict)
+    unproved: Mapping[Outpoint, int] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from lightipn.ledger.entries import ScriptPayments
 def own_outputs_of(payments: ScriptPayments, transactions: Iterable[Transaction]) -> set[Outpoint]:
     """Return the outputs that pay the script, of what is recorded and of these transactions."""
     own = {Outpoint(txid, index) for txid, entry in payments.entries.items() for index, _ in entry.outputs}
+    own |= payments.unproved.keys()
     for transaction in transactions:
         own |= {Outpoint(transaction.txid, index) for index in transaction.received_by(payments.script)}
     return own

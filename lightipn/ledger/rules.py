@@ -19,6 +19,7 @@ from lightipn.bitcoin.transaction import MAX_MONEY_SAT, Outpoint, Transaction
 from lightipn.chain.verifier import Confirmed, Unconfirmed, VerifiedEntry, VerifiedHistory
 from lightipn.ledger.entries import GONE, Dropped, LedgerEntry, PaymentState, Replaced, ScriptPayments
 from lightipn.ledger.events import EventKind, PaymentEvent, TrustLevel, trust_of
+from lightipn.ledger.relevance import own_outputs_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,7 @@ def absorbed(
             entries[fact.txid] = _new_entry(payments.script, fact.transaction, state=fact.place, now=now)
     _mark_replaced(entries, [fact.txid for fact in verified.entries], standing_before=payments.entries)
     _mark_orphaned(entries, {fact.txid for fact in verified.entries} if listed is None else listed)
-    _recount_sent(entries)
+    _recount_sent(entries, payments.unproved)
     return _delta_of(payments, entries, now=now)
 
 
@@ -94,7 +95,7 @@ def replaced(payments: ScriptPayments, txid: Txid, by: VerifiedEntry, *, now: in
     )
     if entry is None or not isinstance(entry.state, Unconfirmed) or not is_possible:
         return LedgerDelta(scripthash=payments.scripthash, entries=(), events=())
-    outputs = {Outpoint(known, index) for known, held in payments.entries.items() for index, _ in held.outputs}
+    outputs = own_outputs_of(payments, ())
     if by.transaction.received_by(payments.script) or outputs.intersection(by.transaction.spends):
         return absorbed(payments, VerifiedHistory(entries=(by,), unproved=()), now=now)
     entries = payments.entries | {txid: replace(entry, state=Replaced(by.txid))}
@@ -184,9 +185,9 @@ def _mark_orphaned(entries: dict[Txid, LedgerEntry], listed: AbstractSet[Txid]) 
                 found = True
 
 
-def _recount_sent(entries: dict[Txid, LedgerEntry]) -> None:
+def _recount_sent(entries: dict[Txid, LedgerEntry], unproved: Mapping[Outpoint, int]) -> None:
     """Count what each transaction spends of the script's own outputs; a parent may have come after its child."""
-    own: Mapping[Outpoint, int] = {
+    own = dict(unproved) | {
         Outpoint(txid, index): amount_sat for txid, entry in entries.items() for index, amount_sat in entry.outputs
     }
     for txid, entry in entries.items():

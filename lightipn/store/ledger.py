@@ -296,7 +296,15 @@ def load_payments(db: Database, scripthash: ScriptHash) -> ScriptPayments | None
         return None
     rows = db.execute(f"SELECT {_COLUMNS} FROM ledger_entry WHERE scripthash = ?", [scripthash]).fetchall()
     entries = {Txid(row[0]): _entry_of(row) for row in rows}
-    return ScriptPayments(scripthash=scripthash, script=row[0], entries=entries)
+    unproved = db.execute(
+        "SELECT outpoint, unproved_sat FROM node_output WHERE scripthash = ? AND unproved_sat IS NOT NULL", [scripthash]
+    ).fetchall()
+    return ScriptPayments(
+        scripthash=scripthash,
+        script=row[0],
+        entries=entries,
+        unproved={outpoints_of(outpoint)[0]: amount_sat for outpoint, amount_sat in unproved},
+    )
 
 
 def load_scripts_of(db: Database, txid: Txid) -> list[ScriptHash]:

@@ -178,15 +178,30 @@ def save_found(db: Database, found: Iterable[FoundTransaction]) -> None:
         )
         _save_outputs(db, one.outputs)
         _mark_spent(db, one.spends, one.height)
+        _recount_unproved(db, {*one.outputs.values(), *one.spends.values()})
 
 
 def _save_outputs(db: Database, outputs: Mapping[bytes, ScriptHash]) -> None:
-    db.conn.executemany("INSERT OR IGNORE INTO node_output (outpoint, scripthash) VALUES (?, ?)", list(outputs.items()))
+    db.conn.executemany(
+        "INSERT INTO node_output (outpoint, scripthash) VALUES (?, ?)"
+        " ON CONFLICT (outpoint) DO UPDATE SET unproved_sat = NULL",
+        list(outputs.items()),
+    )
 
 
 def _mark_spent(db: Database, outpoints: Iterable[bytes], height: int) -> None:
     db.conn.executemany(
         "UPDATE node_output SET spent_height = ? WHERE outpoint = ?", [(height, outpoint) for outpoint in outpoints]
+    )
+
+
+def _recount_unproved(db: Database, scripthashes: Iterable[ScriptHash]) -> None:
+    db.conn.executemany(
+        "UPDATE script SET unproved_sat = (SELECT coalesce(sum(node_output.unproved_sat), 0) FROM node_output"
+        " WHERE node_output.scripthash = ?1 AND node_output.unproved_sat IS NOT NULL AND spent_height IS NULL)"
+        " WHERE scripthash = ?1 AND (unproved_sat > 0 OR EXISTS"
+        " (SELECT 1 FROM node_output WHERE node_output.scripthash = ?1 AND node_output.unproved_sat IS NOT NULL))",
+        [(scripthash,) for scripthash in scripthashes],
     )
 
 
@@ -199,7 +214,9 @@ def disconnect(db: Database, fork_height: int) -> list[ScriptHash]:
     _drop_transactions(db, [Txid(row[0]) for row in lost])
     db.execute("UPDATE node_output SET spent_height = NULL WHERE spent_height > ?", [fork_height])
     db.execute("DELETE FROM node_block WHERE height > ?", [fork_height])
-    return [ScriptHash(row[0]) for row in rows]
+    touched = [ScriptHash(row[0]) for row in rows]
+    _recount_unproved(db, touched)
+    return touched
 
 
 def _drop_transactions(db: Database, txids: Sequence[Txid]) -> None:
@@ -343,17 +360,21 @@ def settle_past(
     scripthashes: Iterable[ScriptHash],
     *,
     history_from: int | None,
-    unproved_sat: Mapping[ScriptHash, int],
+    unproved: Mapping[bytes, tuple[ScriptHash, int]],
 ) -> None:
     """Record that a script's past was looked for.
 
     Args:
         history_from: the height from which on it is whole; None where all of it is.
-        unproved_sat: what is unspent and cannot be proved, by script.
+        unproved: packed outpoints that are unspent and cannot be proved, each with its script's hash and its satoshis.
     """
-    for scripthash in scripthashes:
+    db.conn.executemany(
+        "INSERT OR IGNORE INTO node_output (outpoint, scripthash, unproved_sat) SELECT ?1, ?2, ?3"
+        " WHERE EXISTS (SELECT 1 FROM script WHERE scripthash = ?2)",
+        [(outpoint, owner, amount_sat) for outpoint, (owner, amount_sat) in unproved.items()],
+    )
+    settled = list(scripthashes)
+    for scripthash in settled:
         db.execute("UPDATE node_script SET is_past_known = 1 WHERE scripthash = ?", [scripthash])
-        db.execute(
-            "UPDATE script SET history_from = ?, unproved_sat = ? WHERE scripthash = ?",
-            [history_from, unproved_sat.get(scripthash, 0), scripthash],
-        )
+        db.execute("UPDATE script SET history_from = ? WHERE scripthash = ?", [history_from, scripthash])
+    _recount_unproved(db, settled)

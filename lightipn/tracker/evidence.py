@@ -182,7 +182,9 @@ class EvidenceFetcher:
             own = [prevout for prevout in prevouts if prevout.scripthash == payments.scripthash]
             if transaction.txid in unrelated and not own and len(prevouts) == len(transaction.spends):
                 self._report_list(update.server, transaction, "it neither pays the script nor spends from it")
-            elif any(prevout.outpoint.txid not in listed for prevout in own):
+            elif any(
+                prevout.outpoint.txid not in listed and prevout.outpoint not in payments.unproved for prevout in own
+            ):
                 unrelated.add(transaction.txid)
                 if transaction.txid in evidence.branches:
                     self._report_list(update.server, transaction, "what it spends of the script is not listed")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightipn.bitcoin.hashes import ScriptHash, Txid, scripthash_of
+from lightipn.bitcoin.hashes import ScriptHash, Txid, hex_of, scripthash_of
 from lightipn.bitcoin.transaction import Outpoint, PackedOutpoint, Transaction, packed_outpoint, parse_transaction
 from lightipn.bitcoind.mempool import MempoolView
 from lightipn.bitcoind.scanner import Match, match_transaction
@@ -344,8 +344,8 @@ def check(view: MempoolView, model: Model, *, listing: set[Txid], wanted: list[b
     assert {match.txid: match for match in view.matches()} == model.matches()
     assert len(view.matches()) == len(model.matches())
     for scripthash in OWNERS:
-        expected = sorted(txid for txid in model.pool if scripthash in model.concerned(txid))
-        assert txids_of(view, scripthash) == expected
+        expected = [txid for txid in model.pool if scripthash in model.concerned(txid)]
+        assert txids_of(view, scripthash) == sorted(expected, key=lambda each: (model.has_parent(each), hex_of(each)))
         assert all(entry.height is None for entry in view.entries(scripthash))
     new, gone = view.compare(listing)
     assert (sorted(new), sorted(gone)) == (sorted(listing - model.pool.keys()), sorted(model.pool.keys() - listing))

@@ -105,11 +105,16 @@ def bitcoind(backend: str, request: pytest.FixtureRequest) -> Bitcoind:
 
 
 @pytest.fixture
-async def source(backend: str, request: pytest.FixtureRequest) -> Source:
+def shared_source(backend: str, request: pytest.FixtureRequest) -> Source:
+    """The source that the session shares; apart from ``source``, since it may have to be started first."""
+    return shared_source_of(backend, request)
+
+
+@pytest.fixture
+async def source(shared_source: Source) -> Source:
     """The source that the session shares, at the tip of ``bitcoind``."""
-    shared = shared_source_of(backend, request)
-    await shared.wait_tip()
-    return shared
+    await shared_source.wait_tip()
+    return shared_source
 
 
 @pytest.fixture

@@ -362,11 +362,11 @@ async def test_hook_about_a_wallet_is_about_each_address_while_it_is_in_it(
         paid = {address: await bitcoind.send(address, 10_000) for address in (removed, given, added, *derived)}
         for address in (given, added):
             await wait_webhook(shop, event="unconfirmed-tx", address=address, hash=paid[address], value=10_000)
-        await bitcoind.mine(1)
-        for address in derived:
-            for confirmations in (0, 1):
+        for confirmations in (0, 1):
+            for address in derived:
                 fields = {"address": address, "hash": paid[address], "confirmations": confirmations, "value": 10_000}
                 await wait_webhook(shop, event="tx-confirmation", **fields)
+            await bitcoind.mine(1)
         for name in ("/wallets/till", "/wallets/hd/vault"):
             await wallet_call(service, "DELETE", name, 204)
         assert await answer_of(service, "GET", f"{BASE}/hooks") == []

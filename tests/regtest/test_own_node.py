@@ -250,10 +250,18 @@ async def test_address_with_a_past_is_whole_with_filters_and_says_so_without(
 
 
 async def test_unspent_outputs_in_pruned_blocks_are_told_apart(private_bitcoind: Bitcoind, tmp_path: Path) -> None:
-    """What is unspent in blocks that the node has not got any more counts in no total, and is named beside it."""
+    """What is unspent in blocks that the node has not got any more counts in no total, and is named beside it.
+
+    Once it is spent it is named no more, and change that comes back from it is no payment.
+    """
     bitcoind = private_bitcoind
     address = await bitcoind.new_address()
-    await bitcoind.send(address, AMOUNT_SAT)
+    old = await bitcoind.send(address, AMOUNT_SAT)
+    [old_index] = [
+        output["n"]
+        for output in (await bitcoind.transaction(old))["vout"]
+        if output["scriptPubKey"].get("address") == address
+    ]
     await bitcoind.mine(3 * KEPT_BLOCKS)
     await bitcoind.prune()
     await bitcoind.send(address, 2 * AMOUNT_SAT)
@@ -263,6 +271,17 @@ async def test_unspent_outputs_in_pruned_blocks_are_told_apart(private_bitcoind:
         answer = (await service.call("/btc", address=address, confirms=1)).json()
         history_from = await bitcoind.height() + 1
         assert answer == {"confirmed": 0.02, "unconfirmed": 0.0, "history_from": history_from, "unproved": 0.01}
+
+        outputs = [{address: "0.004"}, {await bitcoind.rpc("getnewaddress"): "0.005"}]
+        unsigned = await bitcoind.rpc("createrawtransaction", [{"txid": old, "vout": old_index}], outputs)
+        signed = await bitcoind.rpc("signrawtransactionwithwallet", unsigned, wallet="receiver")
+        await bitcoind.rpc("sendrawtransaction", signed["hex"])
+        for blocks in (0, 1):
+            await bitcoind.mine(blocks)
+            await trio.sleep(1)
+            answer = (await service.call("/btc", address=address, confirms=1)).json()
+            assert (answer["confirmed"], answer["unconfirmed"]) == (0.02, 0.0)
+        assert answer == {"confirmed": 0.02, "unconfirmed": 0.0, "history_from": history_from}
 
 
 # --- changing over -----------------------------------------------------------------------------------------------

@@ -32,16 +32,19 @@ CREATE TABLE node_entry (
 CREATE INDEX node_entry_txid ON node_entry (txid);
 
 -- Outputs of scripts that are searched for: who spends one concerns its script. outpoint: as it stands in a transaction.
+-- unproved_sat: its amount, where the node says that it is unspent, and has pruned the block that would prove it.
 CREATE TABLE node_output (
     outpoint BLOB PRIMARY KEY CHECK (length(outpoint) = 36),
     scripthash BLOB NOT NULL,
-    spent_height INTEGER
+    spent_height INTEGER,
+    unproved_sat INTEGER CHECK (unproved_sat >= 0)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX node_output_scripthash ON node_output (scripthash);
+CREATE INDEX node_output_unproved ON node_output (scripthash) WHERE unproved_sat IS NOT NULL;
 CREATE INDEX node_output_spent ON node_output (spent_height) WHERE spent_height IS NOT NULL;
 
--- From which height on every transaction of a script is known; NULL where all are. unproved_sat: what the node says is
--- unspent, in blocks that it has pruned, so that nothing proves it.
+-- From which height on every transaction of a script is known; NULL where all are. unproved_sat: the sum over its outputs
+-- that are unspent and that nothing proves.
 ALTER TABLE script ADD COLUMN history_from INTEGER;
 ALTER TABLE script ADD COLUMN unproved_sat INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX script_history_from ON script (history_from) WHERE history_from IS NOT NULL;
