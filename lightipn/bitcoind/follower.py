@@ -178,9 +178,10 @@ class NodeFollower:
         if fork_height == self.height:
             return
         async with self.lock:
-            touched = await self._store.transact(lambda db: node_index.disconnect(db, fork_height))
+            touched, stale = await self._store.transact(partial(node_index.disconnect, fork_height=fork_height))
             log.warning("bitcoind.reorg_followed", depth_blocks=self.height - fork_height, fork_height=fork_height)
             self.position = fork_height, ours
+            self.without_past.update(stale)
             self._book.touch(touched)
 
     async def _skip_pruned(self, prune_height: int) -> None:
@@ -392,10 +393,6 @@ class NodeFollower:
         return found
 
     # --- the past ---
-
-    def is_known(self, outpoint: PackedOutpoint) -> bool:
-        """Tell whether an output is proved already."""
-        return outpoint in self._outpoints and outpoint not in self._contested and outpoint not in self._waiting
 
     async def save_past(self, height: int, block_hash: BlockHash, found: Sequence[FoundTransaction]) -> None:
         """Record what an old block shows; should it leave the chain later, it goes the way of all blocks.

@@ -173,10 +173,11 @@ class PastFinder:
         # missing, so the history counts as whole from the scan on.
         self._check_reached(findings, scan.height)
         findings.history_from = scan.height + 1
+        outpoints = [self._outpoint(output) for output in scan.unspents]
+        known = await self._store.read(lambda db: node_index.known_outputs_of(db, outpoints))
         by_height: dict[int, list[FoundOutput]] = {}
-        for output in scan.unspents:
-            outpoint = self._outpoint(output)
-            if outpoint not in findings.outputs and not self._follower.is_known(outpoint):
+        for outpoint, output in zip(outpoints, scan.unspents, strict=True):
+            if outpoint not in known:
                 by_height.setdefault(output.height, []).append(output)
         for height, outputs in sorted(by_height.items()):
             if height > findings.reached[0]:

@@ -141,6 +141,8 @@ class BitcoindSource:
         if self._state.verdict != "connected" and self._follower.height + 1 < info.blocks:
             self._note(reason=f"looks through blocks {self._follower.height} to {info.blocks}")
         await self._follower.follow_blocks(info)
+        if self._follower.without_past:
+            self._past.ring()
         if not await self._follower.follow_mempool():
             self._round_bell.set()  # a block came meanwhile
             return

@@ -205,8 +205,13 @@ def _recount_unproved(db: Database, scripthashes: Iterable[ScriptHash]) -> None:
     )
 
 
-def disconnect(db: Database, fork_height: int) -> list[ScriptHash]:
-    """Take back what was found above a height, and return whom that concerns."""
+def disconnect(db: Database, fork_height: int) -> tuple[list[ScriptHash], list[ScriptHash]]:
+    """Take back what was found above a height.
+
+    Returns:
+        Whom that concerns; and whose past is to be looked for anew: their unspent outputs were those of a lost block,
+        and what was spent then may be unspent, or wait in the mempool.
+    """
     rows = db.execute(
         "SELECT DISTINCT scripthash FROM node_entry JOIN node_transaction USING (txid) WHERE height > ?", [fork_height]
     ).fetchall()
@@ -216,7 +221,15 @@ def disconnect(db: Database, fork_height: int) -> list[ScriptHash]:
     db.execute("DELETE FROM node_block WHERE height > ?", [fork_height])
     touched = [ScriptHash(row[0]) for row in rows]
     _recount_unproved(db, touched)
-    return touched
+    stale = [
+        ScriptHash(row[0])
+        for row in db.execute(
+            "SELECT scripthash FROM script JOIN node_script USING (scripthash) WHERE history_from > ?",
+            [fork_height + 1],
+        ).fetchall()
+    ]
+    db.conn.executemany("UPDATE node_script SET is_past_known = 0 WHERE scripthash = ?", [(each,) for each in stale])
+    return touched, stale
 
 
 def _drop_transactions(db: Database, txids: Sequence[Txid]) -> None:
@@ -299,6 +312,15 @@ def load_outputs(db: Database) -> list[tuple[bytes, ScriptHash]]:
         "SELECT outpoint, scripthash FROM node_output WHERE spent_height IS NULL OR spent_height > ?", [lowest]
     ).fetchall()
     return [(row[0], ScriptHash(row[1])) for row in rows]
+
+
+def known_outputs_of(db: Database, outpoints: Iterable[bytes]) -> set[bytes]:
+    """Return those of some packed outpoints that are recorded."""
+    return {
+        outpoint
+        for outpoint in outpoints
+        if db.execute("SELECT 1 FROM node_output WHERE outpoint = ?", [outpoint]).fetchone() is not None
+    }
 
 
 def load_contested(db: Database) -> list[tuple[bytes, ScriptHash]]:

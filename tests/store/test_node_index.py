@@ -216,7 +216,7 @@ def test_output_that_is_spent_in_its_own_block_is_known_as_spent(db: Database) -
     save_block(db, TIP + 1, found(1, TIP + 1, pays=[0]), found(2, TIP + 1, position=2, spends={coin(1): 0}))
     assert [txid for _, _, txid in history_of(db, 0)] == [txid_of(1), txid_of(2)]
     assert db.execute("SELECT spent_height FROM node_output").fetchall() == [(TIP + 1,)]
-    assert node_index.disconnect(db, TIP) == [scripthash_of(0)]
+    assert node_index.disconnect(db, TIP)[0] == [scripthash_of(0)]
     assert rows_in(db) == before
 
 
@@ -242,7 +242,7 @@ def test_reorg_leaves_what_lies_below_the_fork(db: Database, depth: int) -> None
     for height, items in enumerate(blocks, TIP + 1):
         save_block(db, height, *items)
         states.append(rows_in(db))
-    touched = node_index.disconnect(db, TIP + 3 - depth)
+    touched, _ = node_index.disconnect(db, TIP + 3 - depth)
     expected = {0: set(), 1: {1, 2}, 2: {0, 1, 2}, 3: {0, 1, 2}}[depth]
     assert sorted(touched) == sorted(scripthash_of(number) for number in expected)
     assert rows_in(db) == states[3 - depth]
@@ -252,7 +252,7 @@ def test_reorg_below_where_it_began_takes_back_what_was_taken_over(db: Database)
     """A proved payment whose block leaves the chain is found anew in the blocks that come in its place."""
     absorb(db, 0, entry_of(1, state=confirmed(TIP - 2)), entry_of(2, state=confirmed(TIP - 1)))
     begin(db, count=5)
-    assert node_index.disconnect(db, TIP - 2) == [scripthash_of(0)]
+    assert node_index.disconnect(db, TIP - 2)[0] == [scripthash_of(0)]
     assert node_index.load_position(db) == (TIP - 2, block_hash_of(TIP - 2))
     assert history_of(db, 0) == [(TIP - 2, 1, txid_of(1))]
     save_block(db, TIP - 1, found(2, TIP - 1, position=5, pays=[0]), branch=1)

@@ -210,7 +210,7 @@ class NodeIndex(RuleBasedStateMachine):
             if any(height > fork_height for height, _, _ in self.history_of(number))
         }
         lost = [payment for block in self.chain.blocks[-depth:] for payment in block.payments]
-        touched = node_index.disconnect(self.db, fork_height)
+        touched, _ = node_index.disconnect(self.db, fork_height)
         del self.chain.blocks[-depth:]
         assert sorted(touched) == sorted(expected)
         self.chain.branch += 1

@@ -149,6 +149,18 @@ def test_past_that_was_found_is_settled(db: Database) -> None:
     assert [coverage_of(db, number) for number in (0, 1, 2)] == [(TIP + 7, 0), (None, 0), (None, 0)]
 
 
+def test_past_that_was_read_of_a_lost_block_is_looked_for_anew(db: Database) -> None:
+    """What was unspent as of a block says nothing once the block is lost; histories read before it stay as they are."""
+    begin(db)
+    register(db, 0, 1, 2)
+    for number, height in ((0, TIP), (1, TIP + 1)):
+        node_index.settle_past(db, [scripthash_of(number)], history_from=height + 1, unproved={})
+    node_index.settle_past(db, [scripthash_of(2)], history_from=None, unproved={})
+    save_block(db, TIP + 1)
+    assert node_index.disconnect(db, TIP) == ([], [scripthash_of(1)])
+    assert [one.scripthash for one in node_index.load_pending(db, limit=9)] == [scripthash_of(1)]
+
+
 def test_what_nothing_proves_is_less_once_it_is_spent(db: Database) -> None:
     """An output in a pruned block belongs to its script until a block spends it, and again if that block is lost."""
     begin(db)
