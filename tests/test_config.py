@@ -646,6 +646,15 @@ def test_credentials_that_cannot_be_read_are_one_problem() -> None:
     assert problem.startswith("bitcoind.password_file: cannot read 'missing.txt'")
 
 
+def test_notices_want_their_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ZMQ endpoints without pyzmq are a problem when the service starts, and say what to install."""
+    text = NODE + 'cookie_file = "c"\nzmq = ["tcp://127.0.0.1:28332"]'
+    assert load(text).bitcoind.zmq == ("tcp://127.0.0.1:28332",)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert problems_of(text) == ["bitcoind.zmq: want the package pyzmq: pip install 'lightipn[zmq]'"]
+    assert load(text.replace('"bitcoind"', '"electrum"', 1)).backend == "electrum"
+
+
 # --- the environment ---------------------------------------------------------------------------------------------
 
 

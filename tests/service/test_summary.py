@@ -1,10 +1,14 @@
 """The state of the service as its database tells it."""
 
+from dataclasses import replace
+
+import pytest
+
 from lightipn.bitcoin.header import parse_header
 from lightipn.bitcoin.network import REGTEST
 from lightipn.chain.headers import ChainDelta
 from lightipn.chain.source import ServerState
-from lightipn.service.summary import Summary
+from lightipn.service.summary import Summary, alarms_of
 from lightipn.store import chain, servers
 from tests.builders import genesis_of, mined_run
 from tests.service.rig import Tools
@@ -46,3 +50,33 @@ async def test_summary_is_what_the_database_says(tools: Tools) -> None:
     tip = delta.connected[-1]
     assert (full.tip, full.tip_height) == ((TIP + 2, tip.block_hash, tip.raw), TIP + 2)
     assert (full.servers, full.is_key_there) == ((server,), True)
+
+
+@pytest.mark.parametrize(
+    ("shown", "words"),
+    [
+        ((), "no server is connected: payments are not seen"),
+        (
+            (ServerState(name="127.0.0.1:8332", verdict="unavailable", reason="wrong-password"),),
+            "no server is connected: payments are not seen (127.0.0.1:8332: wrong-password)",
+        ),
+        (
+            (
+                ServerState(name="127.0.0.1:8332", verdict="connecting", reason="looks through blocks 7 to 60"),
+                ServerState(name="a.example:50002:s", verdict="not-configured", reason="timed-out"),
+            ),
+            "no server is connected: payments are not seen (127.0.0.1:8332: looks through blocks 7 to 60)",
+        ),
+        (
+            tuple(ServerState(name=f"{name}.example:50002:s", verdict="unavailable", reason="x") for name in "ab"),
+            "no server is connected: payments are not seen",
+        ),
+    ],
+    ids=["none", "one", "one that is used", "several"],
+)
+async def test_alarm_names_the_reason_of_an_only_server(
+    tools: Tools, shown: tuple[ServerState, ...], words: str
+) -> None:
+    """Where there is but one, as a node of one's own, the alarm says what is wrong with it."""
+    summary = replace(await tools.service.summary(), servers=shown)
+    assert alarms_of(summary, now=NOW, is_running=True, has_regular_blocks=False) == [words]
