@@ -43,7 +43,7 @@ from lightipn.service.desk import Service
 from lightipn.service.ground import Doorbells, Ground, no_bell
 from lightipn.store import servers as server_store
 from lightipn.store.database import open_store, sole_service
-from lightipn.upkeep import keep_house, look_at_database, save_servers, write_servers
+from lightipn.upkeep import keep_house, look_at_database, note_followed, save_servers, write_servers
 
 log = structlog.get_logger("app")
 
@@ -177,6 +177,7 @@ async def _run(
             bells.append(rooms.forwarder.ring)
         background.start_soon(look_at_database, rooms.store, *bells)
         background.start_soon(save_servers, rooms.store, rooms.source)
+        background.start_soon(note_followed, rooms.store, rooms.source, lambda: rooms.tracker.follower.chain.tip_height)
         background.start_soon(
             partial(keep_house, inactive_after_s=rooms.config.accounts.inactive_after_days * 86400.0),
             rooms.store,

@@ -4,6 +4,7 @@ Each raises ``ValueError`` or ``TypeError`` with what was wanted; the caller add
 """
 
 import ipaddress
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,12 +128,13 @@ def rpc_url(value: Any) -> str:
 
 def zmq_endpoint(value: Any) -> str:
     """Read the address of a ZMQ publisher."""
-    parts = urlsplit(text(value))
-    if parts.scheme == "ipc" and (parts.netloc or parts.path):
-        return str(value)
-    if parts.scheme != "tcp" or not parts.hostname or not parts.port:
-        raise ValueError("want tcp://host:port or ipc://path")
-    return str(value)
+    endpoint = text(value)
+    is_tcp = re.fullmatch(r"tcp://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})", endpoint)
+    if is_tcp and 0 < int(is_tcp[2]) < 65536:
+        return endpoint
+    if re.fullmatch(r"ipc:///[!-~]{1,99}", endpoint):
+        return endpoint
+    raise ValueError("want tcp://host:port or ipc:///path")
 
 
 def server(value: Any) -> str:

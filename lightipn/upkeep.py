@@ -12,6 +12,7 @@ from lightipn.chain.history import UNKNOWN, Status
 from lightipn.chain.source import ChainSource, Misbehaviour, ServerState
 from lightipn.outbox.policy import Policy
 from lightipn.store import accounts as account_store
+from lightipn.store import chain as chain_store
 from lightipn.store import events as event_store
 from lightipn.store import evidence as evidence_store
 from lightipn.store import hooks as hook_store
@@ -25,6 +26,7 @@ from lightipn.store.ledger import WatchChange
 
 LOOK_AT_DATABASE_S = 1.0
 HOUSEKEEPING_S = 60.0
+NOTE_FOLLOWED_S = 10.0
 WATCH_CHANGES_PAGE = 1000
 RETIRED_PAGE = 100
 SAVE_SERVERS_AT_MOST_EVERY_S = 1.0
@@ -113,6 +115,17 @@ async def look_at_database(store: Store, *bells: Callable[[], None]) -> None:
             seen = version
             for ring in bells:
                 ring()
+
+
+async def note_followed(store: Store, source: Backend, tip_height: Callable[[], int]) -> None:
+    """Write now and then up to which height every history was told: where another source of evidence would begin."""
+    noted = -1
+    while True:
+        statistics = source.statistics()
+        if source.connected() and statistics.subscribed == statistics.total and tip_height() != noted:
+            noted = tip_height()
+            await store.transact(partial(chain_store.save_followed_height, height=noted))
+        await trio.sleep(NOTE_FOLLOWED_S)
 
 
 async def save_servers(store: Store, source: Backend) -> None:

@@ -84,7 +84,8 @@ class NodeFollower:
         await self._store.transact(node_index.drop_stale_scripts)
         self._outpoints = dict(await self._store.read(node_index.load_outputs))
         for outpoint, scripthash in await self._store.read(node_index.load_contested):
-            if self._outpoints.setdefault(outpoint, scripthash) == scripthash:
+            if outpoint not in self._outpoints:
+                self._outpoints[outpoint] = scripthash
                 self._contested[outpoint] = position[0]
         self.position = position
 
@@ -127,6 +128,11 @@ class NodeFollower:
             await self._store.transact(work)
             for scripthash in gone:
                 self.mempool.forget_script(scripthash)
+            owners = set(gone)
+            for outpoint in [one for one, owner in self._outpoints.items() if owner in owners]:
+                del self._outpoints[outpoint]
+                self._contested.pop(outpoint, None)
+                self._waiting.discard(outpoint)
             self.without_past.difference_update(gone)
 
     async def histories(self, scripthashes: Sequence[ScriptHash]) -> dict[ScriptHash, tuple[HistoryEntry, ...]]:
@@ -210,7 +216,11 @@ class NodeFollower:
             if block.header.previous_hash != last_hash:
                 raise SourceUnavailableError("chain-changed", source=self._node.name)
             found = self.found_in(block, height + 1, self._scripts, self._outpoints)
-            await self._store.transact(lambda db: node_index.save_block(db, height + 1, block_hash, found))
+            strays = await self._strays_of(found, block_hash)
+            self._outpoints.update({outpoint: owner for outpoint, (owner, _) in strays.items()})
+            if strays:
+                found = self.found_in(block, height + 1, self._scripts, self._outpoints)
+            await self._store.transact(lambda db: node_index.save_block(db, height + 1, block_hash, found, strays))
             self.position = height + 1, block_hash
             self._enter(found)
             for txid in block.txids:
@@ -224,6 +234,26 @@ class NodeFollower:
             transactions=len(block.txids),
             found=len(found),
         )
+
+    async def _strays_of(
+        self, found: Sequence[FoundTransaction], block_hash: BlockHash
+    ) -> dict[PackedOutpoint, tuple[ScriptHash, int]]:
+        """Return outputs that payments to scripts spend whose past is not known yet, and that belong to such a script.
+
+        Else change would look like a payment.
+        """
+        strays: dict[PackedOutpoint, tuple[ScriptHash, int]] = {}
+        for one in found:
+            if self.without_past.isdisjoint(one.outputs.values()):
+                continue
+            for outpoint, output in (await self._node.fetch_prevouts(one.txid, block_hash)).items():
+                strays |= self._stray_of(packed_outpoint(outpoint.txid, outpoint.index), output)
+        return strays
+
+    def _stray_of(self, outpoint: PackedOutpoint, output: TxOutput) -> dict[PackedOutpoint, tuple[ScriptHash, int]]:
+        owner = scripthash_of(output.script)
+        is_stray = owner in self.without_past and outpoint not in self._outpoints
+        return {outpoint: (owner, output.amount_sat)} if is_stray else {}
 
     def found_in(
         self, block: Block, height: int, scripts: set[bytes], outpoints: dict[PackedOutpoint, ScriptHash]
@@ -284,24 +314,28 @@ class NodeFollower:
 
     # --- the mempool ---
 
-    async def follow_mempool(self) -> bool:
-        """Bring the view up to the mempool of the node; False if a block came meanwhile: look through that first."""
+    async def follow_mempool(self) -> int | None:
+        """Bring the view up to the mempool of the node, and return how many transactions were new.
+
+        None if a block came meanwhile, which is to be looked through first.
+        """
+        known = self.mempool.txids()  # of now: what a notice adds meanwhile may not be in the listing
         listing = await self._node.fetch_mempool()
         info = await self._node.fetch_chain_info()
         if self.position is None or info.tip_hash != hex_of(self.position[1]):
-            return False
+            return None
         try:
             txids = {Txid(hash_from_hex(text)) for text in listing.txids}
         except ValueError as error:
             raise ProtocolError(f"a txid of the mempool is malformed, {error}", source=self._node.name) from error
-        new, gone = self.mempool.compare(txids)
+        new, gone = self.mempool.compare(txids, known)
         for at in range(0, len(new), MEMPOOL_PAGE):
             async with self.lock:
                 await self._take_page(new[at : at + MEMPOOL_PAGE])
         async with self.lock:
             for txid in gone:
                 self._book.touch(self.mempool.remove(txid))
-        return True
+        return len(new)
 
     async def take_notice(self, txid: Txid, raw: bytes | None) -> None:
         """Look at a transaction that the node has just spoken of; it may be in a block as well."""
@@ -345,7 +379,10 @@ class NodeFollower:
         if match is not None and (match.outputs or not match.spends.keys() <= self._contested.keys()):
             await self._learn_prevouts(transaction)
             match = self._match(transaction)
+        is_new = transaction.txid not in self.mempool
         self._book.touch(self.mempool.add(transaction, match))
+        if is_new and (children := self.mempool.children_of(transaction.txid)):
+            await self._take_page(children)  # what they spend was not to be had before their parent came
         if match is not None and match.outputs:
             await self._follow_outputs(match.outputs)
 
@@ -362,9 +399,13 @@ class NodeFollower:
         for spend in transaction.spends[:MOST_PREVOUTS]:
             packed = packed_outpoint(spend.txid, spend.index)
             output = await self.output_of(spend)
-            if output is not None and packed not in self._outpoints:
-                self._outpoints[packed] = scripthash_of(output.script)
+            if output is None or packed in self._outpoints:
+                continue
+            if strays := self._stray_of(packed, output):
+                await self._store.transact(partial(node_index.save_strays, strays=strays))
+            else:
                 self._contested[packed] = self.height
+            self._outpoints[packed] = scripthash_of(output.script)
 
     async def output_of(self, outpoint: Outpoint) -> TxOutput | None:
         """Return an output that is unspent but for the mempool, or of a transaction that waits; else None."""
@@ -406,13 +447,20 @@ class NodeFollower:
             await self._store.transact(lambda db: node_index.save_found(db, found))
 
     async def enter_past(
-        self, outputs: dict[PackedOutpoint, ScriptHash], *, above: tuple[int, BlockHash], settle: "partial[None]"
-    ) -> None:
+        self,
+        outputs: dict[PackedOutpoint, ScriptHash],
+        *,
+        above: tuple[int, BlockHash],
+        settle: "partial[list[ScriptHash]]",
+    ) -> list[ScriptHash]:
         """Take up outputs that were found in old blocks; whoever spent them since is looked for.
 
         Args:
             above: the block up to which that was done; what lies higher was looked through without knowing them.
-            settle: writes to the store that the past is known now.
+            settle: writes to the store that the past is known now, and returns of whom.
+
+        Returns:
+            Whose past is known now.
 
         Raises:
             SourceUnavailableError: that block is not in the chain any more.
@@ -434,7 +482,9 @@ class NodeFollower:
                 page = [_unpacked(each) for each in unspent[at : at + MEMPOOL_PAGE]]
                 spenders = await self._node.fetch_spenders(page)
                 await self._take_page([txid for txid in spenders if txid is not None])
-            await self._store.transact(settle)
+            settled = await self._store.transact(settle)
+            self.without_past.difference_update(settled)
+        return settled
 
 
 def _unpacked(outpoint: PackedOutpoint) -> tuple[Txid, int]:

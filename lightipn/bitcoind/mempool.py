@@ -37,10 +37,21 @@ class MempoolView:
     def __contains__(self, txid: Txid) -> bool:
         return txid in self._fingerprints
 
-    def compare(self, txids: AbstractSet[Txid]) -> tuple[list[Txid], list[Txid]]:
-        """Return which transactions of a listing are new, and which of ours are not in it any more."""
-        known = self._fingerprints.keys()
-        return list(txids - known), list(known - txids)
+    def txids(self) -> set[Txid]:
+        """Return all that waits."""
+        return set(self._fingerprints)
+
+    def compare(self, txids: AbstractSet[Txid], known: AbstractSet[Txid]) -> tuple[list[Txid], list[Txid]]:
+        """Return which transactions of a listing are new, and which of ours are not in it any more.
+
+        Args:
+            known: what was there when the listing was asked for; what came since then is not missing in it.
+        """
+        return list(txids - self._fingerprints.keys()), list(known - txids)
+
+    def children_of(self, txid: Txid) -> list[Txid]:
+        """Return what concerns watched scripts and spends from a transaction."""
+        return list(self._children.get(txid, ()))
 
     def add(self, transaction: Transaction, match: Match | None) -> frozenset[ScriptHash]:
         """Take up a transaction, and return whom it concerns, also by what it changes about others.

@@ -115,6 +115,7 @@ async def listen(endpoints: Sequence[str], send: trio.MemorySendChannel[Notice])
             for endpoint in endpoints:
                 socket = context.socket(zmq.SUB)
                 socket.setsockopt(zmq.RCVHWM, MESSAGES_KEPT)
+                socket.setsockopt(zmq.IPV6, 1)
                 for topic in TOPICS:
                     socket.setsockopt(zmq.SUBSCRIBE, topic)
                 socket.connect(endpoint)

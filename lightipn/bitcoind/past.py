@@ -22,7 +22,7 @@ from lightipn.bitcoin.hashes import BlockHash, ScriptHash, Txid, hash_from_hex, 
 from lightipn.bitcoin.transaction import PackedOutpoint, packed_outpoint
 from lightipn.bitcoind.book import WatchBook
 from lightipn.bitcoind.follower import NodeFollower
-from lightipn.bitcoind.rpc import FoundOutput, NodeRpc, satoshis_of
+from lightipn.bitcoind.rpc import MAX_OUTPUT_INDEX, METHOD_NOT_FOUND, FoundOutput, NodeRpc, satoshis_of
 from lightipn.errors import ProtocolError, SourceError, SourceRefusedError, SourceUnavailableError
 from lightipn.store import node_index
 from lightipn.store.database import Store
@@ -35,6 +35,7 @@ FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 60.0
 PROGRESS_EVERY_S = 2.0
 ABORT_TIMEOUT_S = 1.0
+REFUSED_WITHIN_S = 1.0
 FILTER_INDEX = "basic block filter index"
 
 log = structlog.get_logger("bitcoind")
@@ -68,6 +69,7 @@ class PastFinder:
         self._bell = trio.Event()
         self._is_ready = False  # the node can be asked
         self._scan = ""  # the method that is under way
+        self._can_scan_blocks = True  # until the node says that it cannot
         self.progress: float | None = None  # of the scan under way, in percent
 
     def ring(self) -> None:
@@ -105,12 +107,11 @@ class PastFinder:
 
     async def _look_for(self, waiting: Sequence[NodeScript]) -> None:
         scripts = {one.script for one in waiting if one.script is not None}
-        indexes = await self._node.fetch_indexes()
-        has_filters = FILTER_INDEX in indexes and indexes[FILTER_INDEX].synced
         started = trio.current_time()
         reached = self._follower.position
         assert reached is not None  # scripts are registered at a position
         findings = _Findings(reached=reached)
+        has_filters = await self._has_filters(reached[0])
         if has_filters:
             await self._search_blocks(findings, scripts)
         whole_from = findings.history_from
@@ -120,14 +121,13 @@ class PastFinder:
         settle = partial(
             node_index.settle_past,
             scripthashes=[one.scripthash for one in waiting],
+            reached=reached[0],
             history_from=findings.history_from,
             unproved=findings.unproved,
         )
         outputs = findings.outputs | {outpoint: owner for outpoint, (owner, _) in findings.unproved.items()}
-        await self._follower.enter_past(outputs, above=findings.reached, settle=settle)
-        done = {one.scripthash for one in waiting}
-        self._follower.without_past -= done
-        self._book.touch(done)
+        settled = await self._follower.enter_past(outputs, above=findings.reached, settle=settle)
+        self._book.touch(settled)
         log.info(
             "bitcoind.past_found",
             scripts=len(waiting),
@@ -136,6 +136,25 @@ class PastFinder:
             unproved_sat=sum(amount_sat for _, amount_sat in findings.unproved.values()),
             duration_s=round(trio.current_time() - started, 1),
         )
+
+    async def _has_filters(self, height: int) -> bool:
+        """Tell whether the node's filters speak of all blocks up to a height; Bitcoin Core 24 has no way to ask them.
+
+        Raises:
+            SourceUnavailableError: its index is behind; blocks that it has not read would be passed over in silence.
+        """
+        index = (await self._node.fetch_indexes()).get(FILTER_INDEX)
+        if index is None or not self._can_scan_blocks:
+            return False
+        if not index.synced or index.best_block_height < height:
+            raise SourceUnavailableError("filter-index-behind", source=self._node.name)
+        try:
+            await self._node.fetch_scan_progress("scanblocks")
+        except SourceRefusedError as error:
+            if error.code != METHOD_NOT_FOUND:
+                raise
+            self._can_scan_blocks = False
+        return self._can_scan_blocks
 
     async def _watch_progress(self) -> None:
         while True:
@@ -150,7 +169,7 @@ class PastFinder:
     async def _search_blocks(self, findings: _Findings, scripts: set[bytes]) -> None:
         """Search the blocks whose filters speak of the scripts."""
         async with self._scanning("scanblocks"):
-            scan = await self._node.scan_blocks(sorted(scripts), timeout_s=SCAN_TIMEOUT_S)
+            scan = await self._node.scan_blocks(sorted(scripts), up_to=findings.reached[0], timeout_s=SCAN_TIMEOUT_S)
         hashes = [BlockHash(self._hash(text)) for text in scan.relevant_blocks]
         heights = await self._node.fetch_heights(hashes)
         self._check_reached(findings, scan.to_height)
@@ -234,7 +253,7 @@ class PastFinder:
     async def _scanning(self, method: str) -> AsyncIterator[None]:
         """Have the node scan; a scan that nobody waits for any more is ended, or the next one would be refused."""
         self._scan = method
-        is_over = False
+        is_over, started = False, trio.current_time()
         try:
             yield
             is_over = True
@@ -243,13 +262,14 @@ class PastFinder:
             raise
         finally:
             self._scan = ""
-            if not is_over:
+            # Ended within a moment, it may be another's that is under way, and ours about to be refused.
+            if not is_over and trio.current_time() - started > REFUSED_WITHIN_S:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + ABORT_TIMEOUT_S):
                     with contextlib.suppress(SourceError):
                         await self._node.abort_scan(method)
 
     def _outpoint(self, output: FoundOutput) -> PackedOutpoint:
-        if not 0 <= output.vout <= 0xFFFFFFFF:
+        if not 0 <= output.vout <= MAX_OUTPUT_INDEX:
             raise ProtocolError("an output's index is out of range", source=self._node.name)
         return packed_outpoint(Txid(self._hash(output.txid)), output.vout)
 

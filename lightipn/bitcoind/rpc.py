@@ -14,7 +14,7 @@ import httpx
 import msgspec
 
 from lightipn.bitcoin.hashes import BlockHash, Txid, hash_from_hex, hex_of
-from lightipn.bitcoin.transaction import MAX_MONEY_SAT
+from lightipn.bitcoin.transaction import MAX_MONEY_SAT, Outpoint, TxOutput
 from lightipn.errors import ProtocolError, SourceRefusedError, SourceUnavailableError
 
 T = TypeVar("T")
@@ -23,13 +23,13 @@ TIMEOUT_S = 30.0
 CONNECTIONS = 8  # the node queues 16 calls (-rpcworkqueue) for everybody together
 BATCH = 200
 SATOSHIS_A_BITCOIN = 100_000_000
+MAX_OUTPUT_INDEX = 0xFFFFFFFF
 
 # Bitcoin Core, src/rpc/protocol.h.
 IN_WARMUP = -28
 NOT_FOUND = -5
 INVALID_PARAMETER = -8
-MISC_ERROR = -1
-VERIFY_ALREADY_IN_CHAIN = -27
+METHOD_NOT_FOUND = -32601
 
 
 class ChainInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,8 +102,13 @@ class FoundOutput(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OutputScan(msgspec.Struct, frozen=True, kw_only=True):
-    """``scantxoutset``: every unspent output of some scripts, as of a block."""
+    """``scantxoutset``: every unspent output of some scripts, as of a block.
 
+    Args:
+        success: False where somebody ended it, so that not all are there.
+    """
+
+    success: bool
     height: int
     unspents: list[FoundOutput]
 
@@ -121,6 +126,21 @@ class ScanProgress(msgspec.Struct, frozen=True):
     """The state of a scan under way."""
 
     progress: float
+
+
+class _Prevout(msgspec.Struct, frozen=True):
+    value: Decimal
+    script: _Script = msgspec.field(name="scriptPubKey")
+
+
+class _Input(msgspec.Struct, frozen=True):
+    txid: str = ""  # a coinbase spends nothing
+    vout: int = 0
+    prevout: _Prevout | None = None
+
+
+class _Spending(msgspec.Struct, frozen=True):
+    vin: list[_Input]
 
 
 class _Spender(msgspec.Struct, frozen=True):
@@ -256,6 +276,17 @@ class NodeRpc:
         """Return a raw transaction of a block that the node has."""
         return self._bytes(await self._call(str, "getrawtransaction", hex_of(txid), False, hex_of(block_hash)))
 
+    async def fetch_prevouts(self, txid: Txid, block_hash: BlockHash) -> dict[Outpoint, TxOutput]:
+        """Return what a transaction of a block spends, as the node's undo data has it; nothing before version 25."""
+        found = await self._call(_Spending, "getrawtransaction", hex_of(txid), 2, hex_of(block_hash))
+        prevouts = {}
+        for each in found.vin:
+            if each.prevout is not None:
+                outpoint = Outpoint(Txid(self._hash(each.txid)), self._index(each.vout))
+                script = self._bytes(each.prevout.script.hex)
+                prevouts[outpoint] = TxOutput(amount_sat=satoshis_of(each.prevout.value), script=script)
+        return prevouts
+
     async def is_in_mempool(self, txid: Txid) -> bool:
         """Tell whether a transaction waits for its block."""
         try:
@@ -282,16 +313,24 @@ class NodeRpc:
 
     async def scan_outputs(self, scripts: Sequence[bytes], *, timeout_s: float) -> OutputScan:
         """Search all unspent outputs for scripts; it takes minutes on mainnet."""
-        return await self._scan(OutputScan, "scantxoutset", scripts, timeout_s=timeout_s)
+        scan = await self._scan(OutputScan, "scantxoutset", scripts, (), timeout_s=timeout_s)
+        if not scan.success:
+            raise SourceUnavailableError("scan-was-ended", source=self.name)
+        return scan
 
-    async def scan_blocks(self, scripts: Sequence[bytes], *, timeout_s: float) -> BlockScan:
-        """Search the filters of all blocks for scripts; it takes minutes on mainnet."""
-        return await self._scan(BlockScan, "scanblocks", scripts, timeout_s=timeout_s)
+    async def scan_blocks(self, scripts: Sequence[bytes], *, up_to: int, timeout_s: float) -> BlockScan:
+        """Search the filters of all blocks up to a height for scripts; it takes minutes on mainnet."""
+        scan = await self._scan(BlockScan, "scanblocks", scripts, (0, up_to), timeout_s=timeout_s)
+        if not scan.completed:
+            raise SourceUnavailableError("scan-was-ended", source=self.name)
+        return scan
 
-    async def _scan(self, kind: type[T], method: str, scripts: Sequence[bytes], *, timeout_s: float) -> T:
+    async def _scan(
+        self, kind: type[T], method: str, scripts: Sequence[bytes], more: tuple[int, ...], *, timeout_s: float
+    ) -> T:
         wanted = [f"raw({script.hex()})" for script in scripts]
         try:
-            return await self._call(kind, method, "start", wanted, timeout_s=timeout_s)
+            return await self._call(kind, method, "start", wanted, *more, timeout_s=timeout_s)
         except SourceRefusedError as error:
             if error.code == INVALID_PARAMETER:
                 raise SourceUnavailableError("another-scan-is-under-way", source=self.name) from error
@@ -315,7 +354,7 @@ class NodeRpc:
     async def fetch_fee_rate(self, target_blocks: int) -> float | None:
         """Return the node's estimate in satoshis a virtual byte, or None where it has none."""
         estimate = await self._call(_Estimate, "estimatesmartfee", max(2, min(target_blocks, 1008)))
-        return None if estimate.feerate is None else float(estimate.feerate * SATOSHIS_A_BITCOIN / 1000)
+        return None if estimate.feerate is None else satoshis_of(estimate.feerate) / 1000
 
     # --- the frame ---
 
@@ -368,6 +407,11 @@ class NodeRpc:
             return bytes.fromhex(text)
         except ValueError as error:
             raise self._malformed("bytes are not hex") from error
+
+    def _index(self, number: int) -> int:
+        if not 0 <= number <= MAX_OUTPUT_INDEX:
+            raise self._malformed("an output's index is out of range")
+        return number
 
     def _malformed(self, message: str) -> ProtocolError:
         return ProtocolError(message, source=self.name)

@@ -94,6 +94,9 @@ class BitcoindSource:
         # payment were hidden.
         self._holds_back = True
         self._gap_since = trio.current_time()
+        # Whether notices come, so that there is no need to look all the time.
+        self._hears_blocks = self._hears_transactions = self._is_block_noticed = False
+        self._registering = trio.Lock()
         self._evidence: list[Misbehaviour] = []
         self._state = ServerState(name=node.name, verdict="connecting")
         self._changed = trio.Event()
@@ -114,7 +117,6 @@ class BitcoindSource:
 
     async def _follow(self) -> None:
         pause_s = FIRST_PAUSE_S
-        interval_s = ROUND_WITH_NOTICES_S if self._options.zmq else self._options.poll_interval_s
         while True:
             self._round_bell = trio.Event()
             try:
@@ -125,7 +127,8 @@ class BitcoindSource:
                 pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
                 continue
             pause_s = FIRST_PAUSE_S
-            with trio.move_on_after(interval_s):
+            hears_all = self._hears_blocks and self._hears_transactions
+            with trio.move_on_after(ROUND_WITH_NOTICES_S if hears_all else self._options.poll_interval_s):
                 await self._round_bell.wait()
 
     async def _round(self) -> None:
@@ -140,12 +143,18 @@ class BitcoindSource:
         self._holds_back |= self._follower.position is None or info.tip_hash != hex_of(self._follower.position[1])
         if self._state.verdict != "connected" and self._follower.height + 1 < info.blocks:
             self._note(reason=f"looks through blocks {self._follower.height} to {info.blocks}")
+        before, was_noticed = self._follower.position, self._is_block_noticed
         await self._follower.follow_blocks(info)
         if self._follower.without_past:
             self._past.ring()
-        if not await self._follower.follow_mempool():
+        unheard = await self._follower.follow_mempool()
+        if unheard is None:
             self._round_bell.set()  # a block came meanwhile
             return
+        # What a look finds before a notice told of it shows that notices do not come, or not all.
+        self._hears_blocks &= was_noticed or self._follower.position == before
+        self._hears_transactions &= unheard == 0
+        self._is_block_noticed = False
         if self._state.verdict != "connected":
             self._note(verdict="connected", reason="")
             log.info("bitcoind.node_followed", node=self._node.name, height=self._follower.height)
@@ -187,7 +196,6 @@ class BitcoindSource:
         if was_connected:
             self._gap_since = trio.current_time()
             self._told_tip = None
-            self._book.touch(self._follower.mempool.clear())  # it may be another mempool when it is back
             await self._send_update.send(SourceLost(server=self._node.name))
 
     async def _tell_tip(self, info: ChainInfo) -> None:
@@ -205,9 +213,13 @@ class BitcoindSource:
                 continue  # the round after the greeting looks at everything
             try:
                 match notice:
-                    case BlockNotice() | GapNotice():
+                    case GapNotice():
+                        self._round_bell.set()
+                    case BlockNotice():
+                        self._hears_blocks = self._is_block_noticed = True
                         self._round_bell.set()
                     case TransactionNotice(txid, raw):
+                        self._hears_transactions = True
                         await self._follower.take_notice(txid, raw)
                     case RemovalNotice(txid):
                         await self._follower.take_removal(txid)
@@ -297,18 +309,22 @@ class BitcoindSource:
         Raises:
             SourceUnavailableError: the node cannot be asked for transactions that wait for a new script.
         """
-        while self._to_register or self._to_forget:
-            forgotten = list(self._to_forget)[:REGISTERED_AT_ONCE]
-            page = list(self._to_register)[:REGISTERED_AT_ONCE]
-            if forgotten:
-                await self._follower.forget(forgotten)
-            if page and await self._follower.register(page):
-                self._past.ring()
-            for scripthash in forgotten:
-                self._to_forget.pop(scripthash, None)
-            for scripthash in page:
-                self._to_register.pop(scripthash, None)
-            self._tell_bell.set()
+        async with self._registering:
+            while self._to_register or self._to_forget:
+                # Taken before the work: who is let go of meanwhile, or watched again, wishes so anew.
+                forgotten = [self._to_forget.popitem()[0] for _ in range(min(len(self._to_forget), REGISTERED_AT_ONCE))]
+                page = dict(list(self._to_register.items())[:REGISTERED_AT_ONCE])
+                for scripthash in page:
+                    del self._to_register[scripthash]
+                try:
+                    if forgotten:
+                        await self._follower.forget(forgotten)
+                    if page and await self._follower.register(list(page)):
+                        self._past.ring()
+                except SourceError:
+                    self._to_register = page | self._to_register
+                    raise
+                self._tell_bell.set()
 
     def statistics(self) -> WatchStatistics:
         """Return how many scripthashes are looked for in the node's blocks, and since when the others wait."""
@@ -435,7 +451,17 @@ class BitcoindSource:
             hashes = await self._node.fetch_block_hashes(known.height, 1)
             if hashes:
                 return RawTransaction(self._node.name, await self._node.fetch_raw_in(txid, hashes[0]))
+        is_unproved = await self._store.read(lambda db: node_index.is_unproved(db, txid))
+        if is_unproved or self._follower.without_past:
+            # It may be in a block that nobody can show; that is no denial.
+            return RawTransaction(self._node.name, await self._fetch_undenied(txid))
         return RawTransaction(self._node.name, await self._node.fetch_raw(txid))
+
+    async def _fetch_undenied(self, txid: Txid) -> bytes:
+        try:
+            return await self._node.fetch_raw(txid)
+        except SourceRefusedError as error:
+            raise SourceUnavailableError("it may be in a block that is not at hand", source=self._node.name) from error
 
     async def fetch_output(self, outpoint: Outpoint) -> TxOutput | None:
         """Return an output that no block has spent, or that waits in the mempool."""

@@ -94,6 +94,17 @@ def load_base_height(db: Database) -> int:
     return int(row[0]) if row else 0
 
 
+def save_followed_height(db: Database, height: int) -> None:
+    """Record that servers have told every history up to a height of our chain."""
+    db.execute("INSERT OR REPLACE INTO setting (name, value) VALUES ('followed_height', ?)", [str(height)])
+
+
+def load_followed_height(db: Database) -> int | None:
+    """Return the height up to which every history was told, as of a minute before the last end; None if never."""
+    row = db.execute("SELECT value FROM setting WHERE name = 'followed_height'").fetchone()
+    return None if row is None else int(row[0])
+
+
 def load_tip_height(db: Database) -> int:
     """Return the height of our tip: of the highest header, or of the checkpoint before the first one came."""
     row = db.execute("SELECT max(height) FROM header").fetchone()

@@ -94,9 +94,15 @@ def first_position(db: Database, *, node_height: int, lowest: int) -> int:
         A height; what lies above it will be looked through.
     """
     is_used = db.execute("SELECT 1 FROM script WHERE absorbed_at IS NOT NULL LIMIT 1").fetchone() is not None
-    if not is_used:
+    if not is_used or _told_up_to(db) < 0:
         return node_height
-    return max(0, lowest - 1, min(node_height, chain_store.load_tip_height(db) - LOOKED_THROUGH_AGAIN))
+    return max(0, lowest - 1, min(node_height, _told_up_to(db) - LOOKED_THROUGH_AGAIN))
+
+
+def _told_up_to(db: Database) -> int:
+    """Return the height up to which the ledger holds what servers told; headers may be ahead of that."""
+    followed = chain_store.load_followed_height(db)
+    return -1 if followed is None else min(followed, chain_store.load_tip_height(db))
 
 
 def begin(db: Database, height: int, hashes: Sequence[BlockHash]) -> None:
@@ -106,7 +112,7 @@ def begin(db: Database, height: int, hashes: Sequence[BlockHash]) -> None:
         hashes: of that block and the ones before it, the lowest first: a reorg may reach below it.
     """
     _save_hashes(db, height, hashes)
-    has_gap = height > chain_store.load_tip_height(db)  # what lies between, nobody looked through
+    has_gap = height > _told_up_to(db)  # what lies between, nobody looked through
     absorbed = db.execute(
         "SELECT scripthash, history_from IS NULL AND trouble = '' AND known_status IS NOT ? FROM script"
         " WHERE absorbed_at IS NOT NULL",
@@ -124,7 +130,10 @@ def _take_over(db: Database, scripthash: ScriptHash, *, up_to: int, is_whole: bo
     """
     payments = load_payments(db, scripthash)
     assert payments is not None  # the caller has just read its row
-    db.execute("INSERT INTO node_script (scripthash, is_past_known) VALUES (?, ?)", [scripthash, int(is_whole)])
+    db.execute(
+        "INSERT INTO node_script (scripthash, is_past_known, from_height) VALUES (?, ?, ?)",
+        [scripthash, int(is_whole), up_to],
+    )
     if not is_whole:
         db.execute("UPDATE script SET history_from = ? WHERE scripthash = ?", [up_to + 1, scripthash])
     proved = [(entry, entry.state) for entry in payments.entries.values() if isinstance(entry.state, Confirmed)]
@@ -147,15 +156,27 @@ def clear(db: Database) -> None:
     for table in ("node_block", "node_script", "node_transaction", "node_entry", "node_output"):
         db.execute(f"DELETE FROM {table}")
     db.execute(
-        "UPDATE script SET known_status = ?, history_from = NULL, unproved_sat = 0"
+        # not absorbed: before they are, nobody is told that all is known
+        "UPDATE script SET known_status = ?, absorbed_at = NULL, history_from = NULL, unproved_sat = 0"
         " WHERE history_from IS NOT NULL OR unproved_sat > 0",
         [UNKNOWN],
     )
 
 
-def save_block(db: Database, height: int, block_hash: BlockHash, found: Iterable[FoundTransaction] = ()) -> None:
-    """Record that a block was looked through, and what was found in it."""
+def save_block(
+    db: Database,
+    height: int,
+    block_hash: BlockHash,
+    found: Iterable[FoundTransaction] = (),
+    strays: Mapping[bytes, tuple[ScriptHash, int]] | None = None,
+) -> None:
+    """Record that a block was looked through, and what was found in it.
+
+    Args:
+        strays: outputs of scripts that it spends and that were not known, as ``save_strays`` takes them.
+    """
     db.execute("INSERT INTO node_block (height, block_hash) VALUES (?, ?)", [height, block_hash])
+    save_strays(db, strays or {}, spent_height=height)
     save_found(db, found)
     if height % 100 == 0:
         lowest = height - BLOCKS_KEPT
@@ -229,6 +250,7 @@ def disconnect(db: Database, fork_height: int) -> tuple[list[ScriptHash], list[S
         ).fetchall()
     ]
     db.conn.executemany("UPDATE node_script SET is_past_known = 0 WHERE scripthash = ?", [(each,) for each in stale])
+    db.execute("UPDATE node_script SET from_height = ?1 WHERE from_height > ?1", [fork_height])
     return touched, stale
 
 
@@ -254,7 +276,7 @@ def skip_to(db: Database, height: int, hashes: Sequence[BlockHash]) -> None:
     """
     db.execute("DELETE FROM node_block")
     _save_hashes(db, height, hashes)
-    db.execute("UPDATE node_script SET is_past_known = 0")
+    db.execute("UPDATE node_script SET is_past_known = 0, from_height = ?", [height])
     db.execute("UPDATE script SET history_from = ?", [height + 1])
 
 
@@ -275,7 +297,10 @@ def register(db: Database, scripthashes: Sequence[ScriptHash], *, height: int) -
         ).fetchone()
         script, is_past_known = row if row is not None else (None, 1)
         if is_past_known is None:
-            db.execute("INSERT INTO node_script (scripthash, is_past_known) VALUES (?, 0)", [scripthash])
+            db.execute(
+                "INSERT INTO node_script (scripthash, is_past_known, from_height) VALUES (?, 0, ?)",
+                [scripthash, height],
+            )
             db.execute("UPDATE script SET history_from = ? WHERE scripthash = ?", [height + 1, scripthash])
         registered.append(NodeScript(scripthash=scripthash, script=script, is_past_known=bool(is_past_known)))
     return registered
@@ -315,11 +340,12 @@ def load_outputs(db: Database) -> list[tuple[bytes, ScriptHash]]:
 
 
 def known_outputs_of(db: Database, outpoints: Iterable[bytes]) -> set[bytes]:
-    """Return those of some packed outpoints that are recorded."""
+    """Return those of some packed outpoints that are proved."""
     return {
         outpoint
         for outpoint in outpoints
-        if db.execute("SELECT 1 FROM node_output WHERE outpoint = ?", [outpoint]).fetchone() is not None
+        if db.execute("SELECT 1 FROM node_output WHERE outpoint = ? AND unproved_sat IS NULL", [outpoint]).fetchone()
+        is not None
     }
 
 
@@ -377,26 +403,62 @@ def count_pending(db: Database) -> int:
     return int(db.execute("SELECT count(*) FROM node_script WHERE is_past_known = 0").fetchone()[0])
 
 
+def save_strays(
+    db: Database, strays: Mapping[bytes, tuple[ScriptHash, int]], *, spent_height: int | None = None
+) -> None:
+    """Record outputs of scripts that nothing proves, each with its script's hash and its satoshis.
+
+    Args:
+        spent_height: of the block that spends them.
+    """
+    db.conn.executemany(
+        "INSERT OR IGNORE INTO node_output (outpoint, scripthash, unproved_sat, spent_height) SELECT ?1, ?2, ?3, ?4"
+        " WHERE EXISTS (SELECT 1 FROM script WHERE scripthash = ?2)",
+        [(outpoint, owner, amount_sat, spent_height) for outpoint, (owner, amount_sat) in strays.items()],
+    )
+
+
+def is_unproved(db: Database, txid: Txid) -> bool:
+    """Tell whether a transaction paid a script in a block, though nothing proves it."""
+    row = db.execute(
+        "SELECT 1 FROM node_output WHERE outpoint BETWEEN ? AND ? AND unproved_sat IS NOT NULL LIMIT 1",
+        [txid, txid + b"\xff" * 4],
+    ).fetchone()
+    return row is not None
+
+
 def settle_past(
     db: Database,
     scripthashes: Iterable[ScriptHash],
     *,
+    reached: int,
     history_from: int | None,
     unproved: Mapping[bytes, tuple[ScriptHash, int]],
-) -> None:
-    """Record that a script's past was looked for.
+) -> list[ScriptHash]:
+    """Record that a script's past was looked for, and return for which that is the whole of it.
 
     Args:
+        reached: height up to which it was looked for. Who was let go of and watched again since then, and is searched
+            for from a higher block on, has to wait for another search.
         history_from: the height from which on it is whole; None where all of it is.
         unproved: packed outpoints that are unspent and cannot be proved, each with its script's hash and its satoshis.
     """
-    db.conn.executemany(
-        "INSERT OR IGNORE INTO node_output (outpoint, scripthash, unproved_sat) SELECT ?1, ?2, ?3"
-        " WHERE EXISTS (SELECT 1 FROM script WHERE scripthash = ?2)",
-        [(outpoint, owner, amount_sat) for outpoint, (owner, amount_sat) in unproved.items()],
-    )
-    settled = list(scripthashes)
-    for scripthash in settled:
-        db.execute("UPDATE node_script SET is_past_known = 1 WHERE scripthash = ?", [scripthash])
-        db.execute("UPDATE script SET history_from = ? WHERE scripthash = ?", [history_from, scripthash])
+    save_strays(db, unproved)
+    settled = []
+    for scripthash in scripthashes:
+        cursor = db.execute(
+            "UPDATE node_script SET is_past_known = 1 WHERE scripthash = ? AND from_height <= ?", [scripthash, reached]
+        )
+        if cursor.rowcount:
+            settled.append(scripthash)
+            db.execute("UPDATE script SET history_from = ? WHERE scripthash = ?", [history_from, scripthash])
+            # What was found is not in the ledger yet: until it is, nobody is told that this is all.
+            db.execute(
+                "UPDATE script SET absorbed_at = NULL WHERE scripthash = ? AND EXISTS (SELECT 1 FROM node_entry"
+                " WHERE node_entry.scripthash = script.scripthash AND NOT EXISTS (SELECT 1 FROM ledger_entry"
+                " WHERE ledger_entry.scripthash = node_entry.scripthash AND ledger_entry.txid = node_entry.txid"
+                " AND state = 'confirmed'))",
+                [scripthash],
+            )
     _recount_unproved(db, settled)
+    return settled

@@ -8,13 +8,16 @@ import msgspec
 
 from lightipn.bitcoin.hashes import BlockHash, Txid, hash_from_hex, hex_of, scripthash_of
 from lightipn.bitcoin.transaction import Outpoint, Transaction, parse_transaction
-from lightipn.bitcoind.rpc import INVALID_PARAMETER, MISC_ERROR, NOT_FOUND, VERIFY_ALREADY_IN_CHAIN
+from lightipn.bitcoind.rpc import INVALID_PARAMETER, METHOD_NOT_FOUND, NOT_FOUND
 from lightipn.errors import RequestError, SourceUnavailableError, TransactionError
 from lightipn.simulator.blocks import SimulatedChain
 
 SAT_PER_BTC = 100_000_000
 VERSION = 290_000
+MISC_ERROR = -1
 PARSE_ERROR = -22
+REJECTED = -26
+ALREADY_IN_CHAIN = -27
 FILTERS = "basic block filter index"
 
 
@@ -35,7 +38,9 @@ class SimulatedNode:
 
     What may be changed at any time: ``prune_height`` (blocks below are gone), ``trouble`` (what every call fails with
     from now on), ``calls_to_lose`` (so many fail, and then it is back), ``download`` (its progress of the initial
-    download), ``chain_name``, and ``version``. ``calls`` are the methods that were called, the oldest first.
+    download), ``chain_name``, ``version``, ``can_scan_blocks`` (version 24 cannot), ``ends_scans`` (else somebody ends
+    them early), and ``filter_lag_blocks`` (so far its filters are behind). ``calls`` are the methods that were called,
+    the oldest first.
     """
 
     def __init__(self, chain: SimulatedChain, *, has_filters: bool = True, has_transactions: bool = False) -> None:
@@ -49,6 +54,14 @@ class SimulatedNode:
         self.chain_name = "regtest"
         self.version = VERSION
         self.calls: list[str] = []
+        self.can_scan_blocks = True
+        self.ends_scans = True
+        self.filter_lag_blocks = 0
+
+    @property
+    def filter_height(self) -> int:
+        """The highest block that has a filter."""
+        return self.chain.tip_height - self.filter_lag_blocks
 
     async def post(self, body: bytes, *, timeout_s: float) -> bytes:
         """Answer a call, or a batch of calls."""
@@ -89,7 +102,7 @@ class SimulatedNode:
         return {"version": self.version, "subversion": "/Satoshi:29.0.0/"}
 
     def _getindexinfo(self) -> dict[str, Any]:
-        state = {"synced": True, "best_block_height": self.chain.tip_height}
+        state = {"synced": True, "best_block_height": self.filter_height}
         return {FILTERS: state} if self.has_filters else {}
 
     def _getblockhash(self, height: int) -> str:
@@ -127,7 +140,7 @@ class SimulatedNode:
         assert (is_verbose, has_sequence) == (False, True)
         return {"txids": [hex_of(txid) for txid in self.chain.mempool], "mempool_sequence": self.chain.version + 1}
 
-    def _getrawtransaction(self, txid: str, _is_verbose: bool = False, block_hash: str = "") -> str:
+    def _getrawtransaction(self, txid: str, verbosity: int = 0, block_hash: str = "") -> Any:
         wanted = Txid(hash_from_hex(txid))
         height = self.chain.height_of(wanted)
         is_shown = wanted in self.chain.mempool or (height is not None and self.has_transactions)
@@ -136,7 +149,17 @@ class SimulatedNode:
         raw = self.chain.transaction(wanted)
         if raw is None or not is_shown:
             raise RefusedCallError(NOT_FOUND)
-        return raw.hex()
+        return (
+            {"vin": [self._input_of(spend) for spend in parse_transaction(raw).spends]} if verbosity == 2 else raw.hex()
+        )
+
+    def _input_of(self, spend: Outpoint) -> dict[str, Any]:
+        shown = {"txid": hex_of(spend.txid), "vout": spend.index}
+        if self.chain.transaction(spend.txid) is None:
+            return shown
+        output = self._parsed(spend.txid).outputs[spend.index]
+        script = {"hex": output.script.hex()}
+        return shown | {"prevout": {"value": output.amount_sat / SAT_PER_BTC, "scriptPubKey": script}}
 
     def _getmempoolentry(self, txid: str) -> dict[str, Any]:
         if Txid(hash_from_hex(txid)) not in self.chain.mempool:
@@ -161,11 +184,11 @@ class SimulatedNode:
         except TransactionError:
             raise RefusedCallError(PARSE_ERROR) from None
         if self.chain.height_of(transaction.txid) is not None:
-            raise RefusedCallError(VERIFY_ALREADY_IN_CHAIN)
+            raise RefusedCallError(ALREADY_IN_CHAIN)
         try:
             return hex_of(self.chain.submit(bytes.fromhex(raw)))
         except RequestError:
-            raise RefusedCallError(-26) from None
+            raise RefusedCallError(REJECTED) from None
 
     def _estimatesmartfee(self, target_blocks: int) -> dict[str, Any]:
         return {"feerate": 0.00005 if target_blocks <= 2 else 0.00002, "blocks": target_blocks}
@@ -200,22 +223,28 @@ class SimulatedNode:
                     place = {"txid": hex_of(coin.outpoint.txid), "vout": coin.outpoint.index, "height": coin.height}
                     amount = coin.amount_sat / SAT_PER_BTC
                     unspents.append(place | {"scriptPubKey": script.hex(), "amount": amount})
-        return {"height": self.chain.tip_height, "unspents": unspents}
+        return {"success": self.ends_scans, "height": self.chain.tip_height, "unspents": unspents}
 
-    def _scanblocks(self, action: str, descriptors: list[str] | None = None, start: int = 0) -> Any:
+    def _scanblocks(
+        self, action: str, descriptors: list[str] | None = None, start: int = 0, stop: int | None = None
+    ) -> Any:
+        if not self.can_scan_blocks:
+            raise RefusedCallError(METHOD_NOT_FOUND)
         if action != "start":
             return None if action == "status" else False
         if not self.has_filters:
             raise RefusedCallError(MISC_ERROR)
+        # Filters that are not written yet are passed over in silence, as by the real one.
+        last = min(self.chain.tip_height if stop is None else stop, self.filter_height)
         heights = {
             entry.height
             for script in self._scripts_of(descriptors or [])
             for entry in self.chain.history(scripthash_of(script))
-            if entry.height is not None and entry.height >= start
+            if entry.height is not None and start <= entry.height <= last
         }
         return {
             "from_height": start,
-            "to_height": self.chain.tip_height,
+            "to_height": self.chain.tip_height if stop is None else stop,
             "relevant_blocks": [self._getblockhash(height) for height in sorted(heights)],
-            "completed": True,
+            "completed": self.ends_scans,
         }

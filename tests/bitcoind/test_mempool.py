@@ -94,7 +94,7 @@ def test_what_was_never_there_leaves_without_a_trace() -> None:
     assert view.remove(txid_of(1)) == frozenset()
     assert view.clear() == set()
     view.forget_script(OWNER)
-    assert view.compare({txid_of(1)}) == ([txid_of(1)], [])
+    assert view.compare({txid_of(1)}, view.txids()) == ([txid_of(1)], [])
 
 
 def test_entries_stand_in_one_order_however_they_came() -> None:
@@ -162,9 +162,9 @@ def test_listing_is_compared_both_ways() -> None:
     view = MempoolView()
     for one in FAMILY[:3]:
         view.add(one, None)
-    new, gone = view.compare({FAMILY[0].txid, FAMILY[4].txid, FAMILY[5].txid})
+    new, gone = view.compare({FAMILY[0].txid, FAMILY[4].txid, FAMILY[5].txid}, view.txids())
     assert (set(new), set(gone)) == ({FAMILY[4].txid, FAMILY[5].txid}, {FAMILY[1].txid, FAMILY[2].txid})
-    assert view.compare({one.txid for one in FAMILY[:3]}) == ([], [])
+    assert view.compare({one.txid for one in FAMILY[:3]}, view.txids()) == ([], [])
 
 
 # --- taken up again ----------------------------------------------------------------------------------------------
@@ -347,7 +347,7 @@ def check(view: MempoolView, model: Model, *, listing: set[Txid], wanted: list[b
         expected = [txid for txid in model.pool if scripthash in model.concerned(txid)]
         assert txids_of(view, scripthash) == sorted(expected, key=lambda each: (model.has_parent(each), hex_of(each)))
         assert all(entry.height is None for entry in view.entries(scripthash))
-    new, gone = view.compare(listing)
+    new, gone = view.compare(listing, view.txids())
     assert (sorted(new), sorted(gone)) == (sorted(listing - model.pool.keys()), sorted(model.pool.keys() - listing))
     candidates = view.candidates(wanted)
     assert len(candidates) == len(set(candidates))

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
@@ -188,16 +189,27 @@ async def test_scans_ask_for_raw_scripts_and_wait_long() -> None:
     )
     found = FoundOutput(txid=hex_of(TXIDS[0]), vout=1, script=SCRIPT.hex(), amount=Decimal("0.1"), height=5)
     scripts = [SCRIPT, OTHER_SCRIPT]
-    assert await node.scan_outputs(scripts, timeout_s=3600.0) == OutputScan(height=9, unspents=[found])
-    assert await node.scan_blocks(scripts, timeout_s=7200.0) == BlockScan(
+    assert await node.scan_outputs(scripts, timeout_s=3600.0) == OutputScan(success=True, height=9, unspents=[found])
+    assert await node.scan_blocks(scripts, up_to=77, timeout_s=7200.0) == BlockScan(
         from_height=0, to_height=9, relevant_blocks=[hex_of(HASHES[3])], completed=True
     )
     wanted = [f"raw({script.hex()})" for script in scripts]
-    assert wire.calls == [("scantxoutset", "start", wanted), ("scanblocks", "start", wanted)]
+    assert wire.calls == [("scantxoutset", "start", wanted), ("scanblocks", "start", wanted, 0, 77)]
     assert wire.timeouts_s == [3600.0, 7200.0]
 
 
-@pytest.mark.parametrize("scan", [NodeRpc.scan_outputs, NodeRpc.scan_blocks], ids=["outputs", "blocks"])
+async def test_scan_that_somebody_ended_is_no_result() -> None:
+    """What was found until then is not all: it is asked for again."""
+    ended = {"from_height": 0, "to_height": 9, "relevant_blocks": [], "completed": False}
+    node, _ = node_of({"scantxoutset": {"success": False, "height": 9, "unspents": []}, "scanblocks": ended})
+    for scan in (node.scan_outputs([SCRIPT], timeout_s=1.0), node.scan_blocks([SCRIPT], up_to=9, timeout_s=1.0)):
+        with pytest.raises(SourceUnavailableError, match=r"^scan-was-ended$"):
+            await scan
+
+
+@pytest.mark.parametrize(
+    "scan", [NodeRpc.scan_outputs, partial(NodeRpc.scan_blocks, up_to=9)], ids=["outputs", "blocks"]
+)
 async def test_scan_of_somebody_else_is_a_reason_to_wait(scan: Callable[..., Awaitable[object]]) -> None:
     """A node scans for one caller at a time: that it is busy is no refusal; that it has no filters is one."""
     node, wire = node_of(dict.fromkeys(("scantxoutset", "scanblocks"), Refused(-8)))
@@ -259,7 +271,7 @@ async def unspent_sat(written: bytes) -> int:
 async def found_sat(written: bytes) -> int:
     """Return the satoshis of an output that a scan found, whose amount stands so in the answer."""
     found = b'{"txid": "%s", "vout": 0, "scriptPubKey": "", "amount": %s, "height": 1}'
-    result = b'{"height": 9, "unspents": [' + found % (hex_of(TXIDS[0]).encode(), written) + b"]}"
+    result = b'{"success": true, "height": 9, "unspents": [' + found % (hex_of(TXIDS[0]).encode(), written) + b"]}"
     node, _ = node_of({"scantxoutset": Written(result)})
     scan = await node.scan_outputs([SCRIPT], timeout_s=9.0)
     return satoshis_of(scan.unspents[0].amount)

@@ -38,7 +38,7 @@ SINGLE: list[Any] = [
     pytest.param("scantxoutset", lambda node: node.fetch_scan_progress("scantxoutset"), id="progress"),
     pytest.param("scantxoutset", lambda node: node.abort_scan("scantxoutset"), id="abort"),
     pytest.param("scantxoutset", lambda node: node.scan_outputs([SCRIPT], timeout_s=9.0), id="scantxoutset"),
-    pytest.param("scanblocks", lambda node: node.scan_blocks([SCRIPT], timeout_s=9.0), id="scanblocks"),
+    pytest.param("scanblocks", lambda node: node.scan_blocks([SCRIPT], up_to=9, timeout_s=9.0), id="scanblocks"),
     pytest.param("sendrawtransaction", lambda node: node.broadcast(RAWS[0]), id="sendrawtransaction"),
     pytest.param("estimatesmartfee", lambda node: node.fetch_fee_rate(2), id="estimatesmartfee"),
 ]

@@ -66,6 +66,8 @@ def begin(db: Database, height: int = TIP, *, count: int = 1) -> None:
     """Begin behind a block, with the hashes of so many; our own tip is there unless the test has set one."""
     if not chain.load_tip_height(db):
         chain.save_base_height(db, height)
+    if chain.load_followed_height(db) is None:
+        chain.save_followed_height(db, chain.load_tip_height(db))
     node_index.begin(db, height, hashes_to(height, count=count))
 
 

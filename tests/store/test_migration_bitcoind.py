@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lightipn.chain.history import UNKNOWN
-from lightipn.store import forwards, ledger, node_index
+from lightipn.store import chain, forwards, ledger, node_index
 from lightipn.store.database import Database, open_store
 from lightipn.store.forwards import ForwardTerms
 from lightipn.store.migrations import MIGRATION_NAMES, migrations
@@ -87,8 +87,13 @@ def test_upgraded_database_stays_with_its_servers(old: Database) -> None:
 
 
 def test_node_takes_over_what_the_old_version_had_proved(old: Database) -> None:
-    """A node that is followed after the upgrade begins below the old tip, with the payments that were proved there."""
+    """A node that is followed after the upgrade begins below the old tip, with the payments that were proved there.
+
+    For that the upgraded version must have run with the old servers first, and say how far these had told all.
+    """
     migrations.apply(old)  # its tip is at 900
+    assert node_index.first_position(old, node_height=950, lowest=0) == 950
+    chain.save_followed_height(old, 900)
     height = node_index.first_position(old, node_height=950, lowest=0)
     assert height == 800
     node_index.begin(old, height, [block_hash_of(height)])

@@ -76,8 +76,20 @@ def test_used_service_looks_through_its_last_blocks_again(
     """It begins 100 blocks below our own tip, or where the node's blocks begin or end."""
     assert LOOKED_THROUGH_AGAIN == 100
     chain.save_base_height(db, tip)
+    chain.save_followed_height(db, tip)
     absorb(db, 0)
     assert node_index.first_position(db, node_height=node_height, lowest=lowest) in allowed
+
+
+def test_headers_alone_are_not_what_was_told(db: Database) -> None:
+    """Where histories were told only up to a lower height than our tip, it begins there; where never, at the node's."""
+    chain.save_base_height(db, TIP)
+    absorb(db, 0)
+    assert node_index.first_position(db, node_height=TIP + 5, lowest=0) == TIP + 5
+    chain.save_followed_height(db, TIP - 700)
+    assert node_index.first_position(db, node_height=TIP + 5, lowest=0) == TIP - 800
+    begin(db, TIP - 800)
+    assert is_past_known(db, 0, height=TIP - 800)
 
 
 # --- what is taken over ------------------------------------------------------------------------------------------

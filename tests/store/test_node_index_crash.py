@@ -40,7 +40,7 @@ CHANGES = {
     "skip_to": lambda db: node_index.skip_to(db, 1500, [HASH]),
     "drop_script": lambda db: node_index.drop_script(db, SCRIPTS[0]),
     "settle_past": lambda db: node_index.settle_past(
-        db, SCRIPTS, history_from=7, unproved={HASH + bytes(4): (SCRIPTS[1], 8)}
+        db, SCRIPTS, reached=9000, history_from=7, unproved={HASH + bytes(4): (SCRIPTS[1], 8)}
     ),
     "clear": node_index.clear,
 }

@@ -235,7 +235,9 @@ class NodeIndex(RuleBasedStateMachine):
         waiting = node_index.load_pending(self.db, limit=9)
         assert {one.scripthash for one in waiting} == {scripthash_of(number) for number in self.pending}
         self.search(self.pending)
-        node_index.settle_past(self.db, [one.scripthash for one in waiting], history_from=None, unproved={})
+        node_index.settle_past(
+            self.db, [one.scripthash for one in waiting], reached=TIP + 900, history_from=None, unproved={}
+        )
         self.pending = set()
 
     @rule()

@@ -6,11 +6,12 @@ CREATE TABLE node_block (
     block_hash BLOB NOT NULL CHECK (length(block_hash) = 32)
 ) STRICT;
 
--- Scripts that the node's blocks are searched for. is_past_known: what happened before it was watched has been found,
--- as far as the node can tell.
+-- Scripts that the node's blocks are searched for, above from_height. is_past_known: what happened up to there has been
+-- found, as far as the node can tell.
 CREATE TABLE node_script (
     scripthash BLOB PRIMARY KEY CHECK (length(scripthash) = 32),
-    is_past_known INTEGER NOT NULL
+    is_past_known INTEGER NOT NULL,
+    from_height INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX node_script_pending ON node_script (is_past_known) WHERE is_past_known = 0;
 
@@ -32,7 +33,8 @@ CREATE TABLE node_entry (
 CREATE INDEX node_entry_txid ON node_entry (txid);
 
 -- Outputs of scripts that are searched for: who spends one concerns its script. outpoint: as it stands in a transaction.
--- unproved_sat: its amount, where the node says that it is unspent, and has pruned the block that would prove it.
+-- unproved_sat: its amount, where the node says that it belongs to the script, and nothing proves it: its block is pruned,
+-- or it was spent before its past was found.
 CREATE TABLE node_output (
     outpoint BLOB PRIMARY KEY CHECK (length(outpoint) = 36),
     scripthash BLOB NOT NULL,
