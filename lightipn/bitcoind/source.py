@@ -24,6 +24,7 @@ from lightipn.bitcoind.notices import (
     listen,
 )
 from lightipn.bitcoind.past import PastFinder
+from lightipn.bitcoind.registrar import Registrar
 from lightipn.bitcoind.rpc import NOT_FOUND, ChainInfo, NodeRpc
 from lightipn.chain.history import History, Status, status_of
 from lightipn.chain.source import (
@@ -44,7 +45,6 @@ from lightipn.store.database import Store
 
 UPDATES_BUFFER = 256
 UNDER_WAY_AT_MOST = 200
-REGISTERED_AT_ONCE = 1000
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 10.0
 NO_NODE_WAIT_S = 10.0
@@ -83,9 +83,7 @@ class BitcoindSource:
         self._book = WatchBook()
         self._follower = NodeFollower(node, store, self._book)
         self._past = PastFinder(node, store, self._book, self._follower)
-        self._to_register: dict[ScriptHash, float] = {}  # and since when
-        self._to_forget: dict[ScriptHash, None] = {}
-        self._register_bell = trio.Event()
+        self._registrar = Registrar(self._follower, self._past, self._ring)
         self._round_bell = trio.Event()
         self._tell_bell = trio.Event()
         self._send_update, self._updates = trio.open_memory_channel[Update](UPDATES_BUFFER)
@@ -96,7 +94,6 @@ class BitcoindSource:
         self._gap_since = trio.current_time()
         # Whether notices come, so that there is no need to look all the time.
         self._hears_blocks = self._hears_transactions = self._is_block_noticed = False
-        self._registering = trio.Lock()
         self._evidence: list[Misbehaviour] = []
         self._state = ServerState(name=node.name, verdict="connecting")
         self._changed = trio.Event()
@@ -107,7 +104,7 @@ class BitcoindSource:
         """Follow the node for ever, through its restarts."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follow)
-            nursery.start_soon(self._register)
+            nursery.start_soon(self._registrar.run)
             nursery.start_soon(self._tell)
             nursery.start_soon(self._past.run)
             if self._options.zmq:
@@ -139,7 +136,7 @@ class BitcoindSource:
         if self._state.verdict != "connected":
             await self._greet(info)
         await self._follower.open(info)
-        await self._register_waiting()  # before the first block: it may pay one of them
+        await self._registrar.work()  # before the first block: it may pay one of them
         self._holds_back |= self._follower.position is None or info.tip_hash != hex_of(self._follower.position[1])
         if self._state.verdict != "connected" and self._follower.height + 1 < info.blocks:
             self._note(reason=f"looks through blocks {self._follower.height} to {info.blocks}")
@@ -159,7 +156,7 @@ class BitcoindSource:
             self._note(verdict="connected", reason="")
             log.info("bitcoind.node_followed", node=self._node.name, height=self._follower.height)
             self._told_tip = None
-            self._register_bell.set()
+            self._registrar.ring()
             self._past.set_ready(True)
         await self._tell_tip(info)
         self._holds_back = False
@@ -229,6 +226,9 @@ class BitcoindSource:
 
     # --- telling ---
 
+    def _ring(self) -> None:
+        self._tell_bell.set()
+
     async def _tell(self) -> None:
         """Read the histories of scripts that were touched, and tell those that are news."""
         while True:
@@ -262,10 +262,7 @@ class BitcoindSource:
     def watch(self, scripthash: ScriptHash, known_status: Status | None) -> bool:
         """Register a scripthash with what of it has been absorbed; False if it was registered, and stays as it is."""
         is_new = self._book.watch(scripthash, known_status)
-        # Also one that is watched: so far only as an output that a payment spends, perhaps.
-        self._to_forget.pop(scripthash, None)
-        self._to_register.setdefault(scripthash, trio.current_time())
-        self._register_bell.set()
+        self._registrar.want(scripthash)
         return is_new
 
     def watch_all(self, watches: Sequence[tuple[ScriptHash, Status | None]]) -> None:
@@ -276,9 +273,7 @@ class BitcoindSource:
     def unwatch(self, scripthash: ScriptHash) -> None:
         """Forget a scripthash."""
         self._book.unwatch(scripthash)
-        self._to_register.pop(scripthash, None)
-        self._to_forget[scripthash] = None
-        self._register_bell.set()
+        self._registrar.let_go(scripthash)
         self._tell_bell.set()
 
     def absorbed(self, scripthash: ScriptHash, status: Status | None, *, server: str, is_news: bool) -> None:
@@ -292,50 +287,16 @@ class BitcoindSource:
             self._book.recheck(scripthash, at=trio.current_time() + after_s)
             self._tell_bell.set()
 
-    async def _register(self) -> None:
-        """Register for ever, once it is known from which block on."""
-        while True:
-            self._register_bell = trio.Event()
-            if self._follower.position is not None:
-                try:
-                    await self._register_waiting()
-                except SourceError as error:
-                    log.info("bitcoind.registration_postponed", reason=str(error))
-            await self._register_bell.wait()
-
-    async def _register_waiting(self) -> None:
-        """Take up, and let go of, what waits for it.
-
-        Raises:
-            SourceUnavailableError: the node cannot be asked for transactions that wait for a new script.
-        """
-        async with self._registering:
-            while self._to_register or self._to_forget:
-                # Taken before the work: who is let go of meanwhile, or watched again, wishes so anew.
-                forgotten = [self._to_forget.popitem()[0] for _ in range(min(len(self._to_forget), REGISTERED_AT_ONCE))]
-                page = dict(list(self._to_register.items())[:REGISTERED_AT_ONCE])
-                for scripthash in page:
-                    del self._to_register[scripthash]
-                try:
-                    if forgotten:
-                        await self._follower.forget(forgotten)
-                    if page and await self._follower.register(list(page)):
-                        self._past.ring()
-                except SourceError:
-                    self._to_register = page | self._to_register
-                    raise
-                self._tell_bell.set()
-
     def statistics(self) -> WatchStatistics:
         """Return how many scripthashes are looked for in the node's blocks, and since when the others wait."""
         total = len(self._book.known)
         if self._state.verdict != "connected":
             gap_s = trio.current_time() - self._gap_since
             return WatchStatistics(total=total, subscribed=0, quarantined=0, oldest_gap_s=gap_s)
-        waiting_since = next(iter(self._to_register.values()), None)
+        waiting_since = self._registrar.waiting_since
         return WatchStatistics(
             total=total,
-            subscribed=total - len(self._to_register),
+            subscribed=total - self._registrar.waiting,
             quarantined=0,
             oldest_gap_s=0.0 if waiting_since is None else trio.current_time() - waiting_since,
         )
@@ -469,8 +430,15 @@ class BitcoindSource:
         return await self._follower.output_of(outpoint)
 
     async def fetch_history(self, scripthash: ScriptHash, *, server: str) -> History:
-        """Return what is known of a script now."""
+        """Return what is known of a script now.
+
+        Raises:
+            SourceUnavailableError: it may have payments in blocks that nobody can show: what is missing is not denied.
+        """
         await self._wait_node(server)
+        is_partial = await self._store.read(lambda db: node_index.has_unproved(db, scripthash))
+        if is_partial or scripthash in self._follower.without_past:
+            raise SourceUnavailableError("not all of its blocks are at hand", source=server)
         return (await self._follower.histories([scripthash]))[scripthash]
 
     async def fetch_fee_histogram(self, *, server: str) -> FeeHistogram:

@@ -418,6 +418,12 @@ def save_strays(
     )
 
 
+def has_unproved(db: Database, scripthash: ScriptHash) -> bool:
+    """Tell whether a script holds what nothing proves."""
+    row = db.execute("SELECT 1 FROM script WHERE scripthash = ? AND unproved_sat > 0", [scripthash]).fetchone()
+    return row is not None
+
+
 def is_unproved(db: Database, txid: Txid) -> bool:
     """Tell whether a transaction paid a script in a block, though nothing proves it."""
     row = db.execute(
