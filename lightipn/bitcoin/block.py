@@ -72,50 +72,60 @@ def parse_block(raw: bytes) -> Block:
     return block
 
 
-def _read(raw: bytes) -> Block:
+def _read(raw: bytes) -> Block:  # noqa: C901  # one loop: each call in it, and each name looked up, would show
     """Walk over the bytes once, without a call where a number is one byte long: that halves the time."""
     starts: list[int] = []
-    txids: list[bytes] = []
+    stripped: list[bytes] = []
     scripts: list[bytes] = []
     script_ends: list[int] = []
     spends: list[bytes] = []
     spend_ends: list[int] = []
+    add_spend, add_script, times = spends.append, scripts.append, _TIMES
     total, at = _compact_size(raw, HEADER_BYTES)
     for _ in range(total):
-        start = at
+        start, body = at, at + 4
         starts.append(start)
-        has_witness = raw[at + 4 : at + 6] == WITNESS_MARKER
-        body = at + 6 if has_witness else at + 4
+        has_witness = raw[body : at + 6] == WITNESS_MARKER
+        if has_witness:
+            body += 2
         inputs, at = raw[body], body + 1
         if inputs > 0xFC:
             inputs, at = _compact_size(raw, body)
-        each_input = _TIMES[inputs] if inputs < 0xFD else range(inputs)
+        each_input = times[inputs] if inputs < 0xFD else range(inputs)
         for _ in each_input:
-            spends.append(raw[at : at + 36])
-            length = raw[at + 36]
+            end = at + 36
+            add_spend(raw[at:end])
+            length, at = raw[end], end + 5  # behind length and sequence
             if length > 0xFC:
-                length, at = _compact_size(raw, at + 36)
-                at -= 37
-            at += 41 + length  # outpoint, length, script, sequence
-        outputs = raw[at]
-        at += 1
+                length, at = _compact_size(raw, end)
+                at += 4
+            at += length
+        outputs, at = raw[at], at + 1
         if outputs > 0xFC:
             outputs, at = _compact_size(raw, at - 1)
-        for _ in _TIMES[outputs] if outputs < 0xFD else range(outputs):
-            length = raw[at + 8]
-            at += 9  # amount, length
+        for _ in times[outputs] if outputs < 0xFD else range(outputs):
+            length, at = raw[at + 8], at + 9  # behind amount and length
             if length > 0xFC:
                 length, at = _compact_size(raw, at - 1)
-            scripts.append(raw[at : at + length])
-            at += length
+            end = at + length
+            add_script(raw[at:end])
+            at = end
         end = at
         if has_witness:
-            at = _after_witness(raw, at, each_input)
-            stripped = raw[start : start + 4] + raw[body:end] + raw[at : at + 4]
+            for _ in each_input:
+                items, at = raw[at], at + 1
+                if items > 0xFC:
+                    items, at = _compact_size(raw, at - 1)
+                for _ in times[items] if items < 0xFD else range(items):
+                    length, at = raw[at], at + 1
+                    if length > 0xFC:
+                        length, at = _compact_size(raw, at - 1)
+                    at += length
+            at += 4  # lock time
+            stripped.append(raw[start : start + 4] + raw[body:end] + raw[at - 4 : at])
         else:
-            stripped = raw[start : at + 4]
-        at += 4  # lock time
-        txids.append(sha256(sha256(stripped).digest()).digest())
+            at += 4
+            stripped.append(raw[start:at])
         script_ends.append(len(scripts))
         spend_ends.append(len(spends))
     starts.append(at)
@@ -123,27 +133,12 @@ def _read(raw: bytes) -> Block:
         header=parse_header(raw[:HEADER_BYTES]),
         raw=raw,
         starts=starts,
-        txids=cast("list[Txid]", txids),  # a call for each would show
+        txids=cast("list[Txid]", [sha256(sha256(one).digest()).digest() for one in stripped]),
         scripts=scripts,
         script_ends=script_ends,
         spends=spends,
         spend_ends=spend_ends,
     )
-
-
-def _after_witness(raw: bytes, at: int, each_input: Sequence[int]) -> int:
-    for _ in each_input:
-        items = raw[at]
-        at += 1
-        if items > 0xFC:
-            items, at = _compact_size(raw, at - 1)
-        for _ in _TIMES[items] if items < 0xFD else range(items):
-            length = raw[at]
-            at += 1
-            if length > 0xFC:
-                length, at = _compact_size(raw, at - 1)
-            at += length
-    return at
 
 
 def _compact_size(raw: bytes, at: int) -> tuple[int, int]:
