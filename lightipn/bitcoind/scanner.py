@@ -43,18 +43,12 @@ class Hits:
     spends: Sequence[int]
 
 
-def scan_block(
-    block: Block, scripts: set[bytes] | frozenset[bytes], outpoints: Mapping[PackedOutpoint, ScriptHash]
-) -> Hits:
+def scan_block(block: Block, scripts: AbstractSet[bytes], outpoints: Mapping[PackedOutpoint, ScriptHash]) -> Hits:
     """Find in one pass which outputs of a block pay watched scripts, and which inputs spend from them."""
-    # Among a million scripts each look is a wait for memory; where nothing is done in between, waits overlap.
-    paid = scripts.intersection(block.scripts)
-    spent = outpoints.keys() & block.spends
-    return Hits(_places_of(paid, block.scripts), _places_of(spent, block.spends))
-
-
-def _places_of(hits: AbstractSet[bytes], found: Sequence[bytes]) -> list[int]:
-    return list(compress(count(), map(hits.__contains__, found))) if hits else []
+    # Among a million scripts each look is a wait for memory; in a loop without Python code, waits overlap.
+    paid = compress(count(), map(scripts.__contains__, block.scripts))
+    spent = compress(count(), map(outpoints.__contains__, block.spends))
+    return Hits(list(paid), list(spent))
 
 
 def matches_of(block: Block, hits: Hits, outpoints: Mapping[PackedOutpoint, ScriptHash]) -> dict[int, Match]:

@@ -1,9 +1,10 @@
 """Blocks a second through the scanner of the bitcoind backend, with nothing, 10,000 and 1,000,000 scripts watched.
 
-    python -m tests.bench.scanner [--rounds 15]
+    python -m tests.bench.scanner [--rounds 31] [--hits half] [--coins 0.1]
 
 The block has the greatest weight that is allowed, and holds payments of one input and two outputs (P2WPKH) alone. Half
-of its outputs belong to watched scripts, or with ``--hits all`` every one; as many outpoints are watched as scripts.
+of its outputs belong to watched scripts, or with ``--hits all`` every one. One script in ten holds a coin, whose
+outpoint is watched as well; with ``--coins 1`` each of them.
 A round is one turn of each: embit, which merely reads the transactions; our parser with txids and merkle root, and
 nothing watched; and the same with each number of scripts. So all ratios are of one run. Printed last is what comes
 on top where half of a block is ours, which no real block is: proofs, and what the store is given.
@@ -62,13 +63,13 @@ def full_block() -> tuple[bytes, list[bytes]]:
     return header + b"\xfd" + len(raw).to_bytes(2, "little") + b"".join(raw), raw
 
 
-def watched_of(count: int, ours: list[bytes]) -> tuple[set[bytes], dict[bytes, ScriptHash]]:
-    """Return so many scripts, those of the block among them, and as many outpoints."""
+def watched_of(count: int, ours: list[bytes], *, coins: float) -> tuple[set[bytes], dict[bytes, ScriptHash]]:
+    """Return so many scripts, those of the block among them, and the outpoints of their coins."""
     scripts = set(ours[:count])
     while len(scripts) < count:
         scripts.add(b"\x00\x14" + os.urandom(20))
     owner = ScriptHash(bytes(32))
-    return scripts, {os.urandom(36): owner for _ in range(count)}
+    return scripts, {os.urandom(36): owner for _ in range(round(coins * count))}
 
 
 def resident_mib() -> float:
@@ -98,7 +99,7 @@ def report(raw: bytes, transactions: Sequence[bytes], times: Mapping[str, Sequen
         )
 
 
-def main(rounds: int, *, are_all_hit: bool) -> None:
+def main(rounds: int, *, are_all_hit: bool, coins: float) -> None:
     """Run the benchmark."""
     raw, transactions = full_block()
     block = parse_block(raw)
@@ -106,7 +107,7 @@ def main(rounds: int, *, are_all_hit: bool) -> None:
     memory = [resident_mib()]
     watches = {}
     for count in WATCHED:
-        watches[count] = watched_of(count, list(ours))
+        watches[count] = watched_of(count, list(ours), coins=coins)
         memory.append(resident_mib())
 
     def read_with_embit() -> None:
@@ -126,7 +127,7 @@ def main(rounds: int, *, are_all_hit: bool) -> None:
 
     report(raw, transactions, times)
     for count, before, after in zip(WATCHED, memory, memory[1:], strict=False):
-        print(f"memory of {count} scripts and as many outpoints: {after - before:.1f} MiB")
+        print(f"memory of {count} scripts and {round(coins * count)} outpoints: {after - before:.1f} MiB")
     scripts, outpoints = watches[WATCHED[-1]]
 
     def work_out() -> None:
@@ -141,7 +142,8 @@ def main(rounds: int, *, are_all_hit: bool) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--hits", choices=("half", "all"), default="half")
+    parser.add_argument("--coins", type=float, default=0.1)
     arguments = parser.parse_args()
-    main(arguments.rounds, are_all_hit=arguments.hits == "all")
+    main(arguments.rounds, are_all_hit=arguments.hits == "all", coins=arguments.coins)
