@@ -199,7 +199,7 @@ def load_config(file: Path | None = None, environment: Mapping[str, str] = os.en
         _check_master_address(checked, problems)
     if {"electrum.servers", "electrum.proxy", "electrum.allow_plaintext"} <= checked.keys():
         _check_servers(checked, problems)
-    if {"backend", "bitcoind.cookie_file", "bitcoind.user", "bitcoind.password_file"} <= checked.keys():
+    if {"backend", "bitcoind.cookie_file", "bitcoind.user", "bitcoind.password_file", "bitcoind.zmq"} <= checked.keys():
         _check_bitcoind(checked, problems)
     if problems:
         raise ConfigError(problems)

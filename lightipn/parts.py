@@ -1,6 +1,10 @@
 """What a configuration chooses: dialects, checkpoints, servers, and the ways to them."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib import resources
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from lightipn.bitcoin.extended_key import parse_address_chain
 from lightipn.bitcoin.network import Network
@@ -20,6 +24,9 @@ from lightipn.electrum.connection import Connector
 from lightipn.outbox.policy import Policy
 from lightipn.proxy import parse_proxy
 from lightipn.service.ground import AccountHooks, ForwardingKit
+
+if TYPE_CHECKING:
+    from lightipn.bitcoind.rpc import NodeRpc
 
 
 def policies_of(config: Config) -> dict[str, Policy]:
@@ -121,3 +128,15 @@ def connector_of(config: Config) -> Connector:
         proxy=parse_proxy(config.electrum.proxy) if config.electrum.proxy else None,
         allow_plaintext=config.electrum.allow_plaintext,
     )
+
+
+@asynccontextmanager
+async def open_node(config: Config) -> AsyncIterator["NodeRpc"]:
+    """Open the way to one's own bitcoind; it connects when it is asked."""
+    # A service on Electrum servers does not carry it.
+    from lightipn.bitcoind.rpc import Credentials, NodeRpc, open_http_wire
+
+    bitcoind = config.bitcoind
+    credentials = Credentials(cookie_file=bitcoind.cookie_file, user=bitcoind.user, password=bitcoind.password)
+    async with open_http_wire(bitcoind.url, credentials) as wire:
+        yield NodeRpc(wire, name=urlsplit(bitcoind.url).netloc)

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import structlog
 
@@ -26,6 +25,7 @@ from lightipn.parts import (
     checkpoints_of,
     connector_of,
     forwarding_kit_of,
+    open_node,
     policies_of,
     servers_of,
 )
@@ -197,16 +197,12 @@ async def open_backend(config: Config, store: Store) -> AsyncIterator[Backend]:
         )
         return
     # A service on Electrum servers does not carry it.
-    from lightipn.bitcoind.rpc import Credentials, NodeRpc, open_http_wire
     from lightipn.bitcoind.source import BitcoindSource, NodeOptions
 
-    bitcoind = config.bitcoind
-    credentials = Credentials(cookie_file=bitcoind.cookie_file, user=bitcoind.user, password=bitcoind.password)
-    name = urlsplit(bitcoind.url).netloc
-    await store.transact(lambda db: server_store.retire_servers(db, {name}))
-    async with open_http_wire(bitcoind.url, credentials) as wire:
-        options = NodeOptions(poll_interval_s=bitcoind.poll_interval_s, zmq=bitcoind.zmq)
-        yield BitcoindSource(NodeRpc(wire, name=name), store, config.network, options)
+    async with open_node(config) as node:
+        await store.transact(lambda db: server_store.retire_servers(db, {node.name}))
+        options = NodeOptions(poll_interval_s=config.bitcoind.poll_interval_s, zmq=config.bitcoind.zmq)
+        yield BitcoindSource(node, store, config.network, options)
 
 
 async def _open_pool(config: Config, store: Store, checkpoints: Checkpoints) -> ServerPool:

@@ -72,14 +72,30 @@ def parse_block(raw: bytes) -> Block:
     return block
 
 
-def _read(raw: bytes) -> Block:  # noqa: C901  # one loop: each call in it, and each name looked up, would show
-    """Walk over the bytes once, without a call where a number is one byte long: that halves the time."""
-    starts: list[int] = []
-    stripped: list[bytes] = []
-    scripts: list[bytes] = []
-    script_ends: list[int] = []
-    spends: list[bytes] = []
-    spend_ends: list[int] = []
+def _read(raw: bytes) -> Block:
+    starts, stripped, scripts, script_ends, spends, spend_ends = _walk(raw)
+    return Block(
+        header=parse_header(raw[:HEADER_BYTES]),
+        raw=raw,
+        starts=starts,
+        txids=cast("list[Txid]", [sha256(sha256(one).digest()).digest() for one in stripped]),
+        scripts=scripts,
+        script_ends=script_ends,
+        spends=spends,
+        spend_ends=spend_ends,
+    )
+
+
+def _walk(  # noqa: C901  # one loop: each call in it, and each name looked up, would show
+    raw: bytes,
+) -> tuple[list[int], list[bytes], list[bytes], list[int], list[bytes], list[int]]:
+    """Walk over the bytes once, without a call where a number is one byte long: that halves the time.
+
+    Returns:
+        Where transactions start; each without its witnesses; and scripts and spends, with where each one's end.
+    """
+    starts, script_ends, spend_ends = list[int](), list[int](), list[int]()
+    stripped, scripts, spends = list[bytes](), list[bytes](), list[bytes]()
     add_spend, add_script, times = spends.append, scripts.append, _TIMES
     total, at = _compact_size(raw, HEADER_BYTES)
     for _ in range(total):
@@ -129,16 +145,7 @@ def _read(raw: bytes) -> Block:  # noqa: C901  # one loop: each call in it, and 
         script_ends.append(len(scripts))
         spend_ends.append(len(spends))
     starts.append(at)
-    return Block(
-        header=parse_header(raw[:HEADER_BYTES]),
-        raw=raw,
-        starts=starts,
-        txids=cast("list[Txid]", [sha256(sha256(one).digest()).digest() for one in stripped]),
-        scripts=scripts,
-        script_ends=script_ends,
-        spends=spends,
-        spend_ends=spend_ends,
-    )
+    return starts, stripped, scripts, script_ends, spends, spend_ends
 
 
 def _compact_size(raw: bytes, at: int) -> tuple[int, int]:

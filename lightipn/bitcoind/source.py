@@ -15,6 +15,7 @@ from lightipn.bitcoin.network import Network
 from lightipn.bitcoin.transaction import Outpoint, TxOutput
 from lightipn.bitcoind.book import WatchBook
 from lightipn.bitcoind.follower import NodeFollower
+from lightipn.bitcoind.greeting import greet
 from lightipn.bitcoind.notices import (
     BlockNotice,
     GapNotice,
@@ -48,13 +49,9 @@ UNDER_WAY_AT_MOST = 200
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 10.0
 NO_NODE_WAIT_S = 10.0
-LOWEST_VERSION = 240_000
 # With ZMQ a look at everything is only there for what it lost.
 ROUND_WITH_NOTICES_S = 60.0
 NOTICES_BUFFER = 1000
-
-# Bitcoin Core's names of chains, where they differ from ours.
-_CHAIN_NAMES = {"main": "mainnet"}
 
 log = structlog.get_logger("bitcoind")
 
@@ -134,7 +131,7 @@ class BitcoindSource:
         info = await self._node.fetch_chain_info()
         self._note(latency_ms=(time.perf_counter() - started) * 1000, tip_height=info.blocks)
         if self._state.verdict != "connected":
-            await self._greet(info)
+            self._note(software=await greet(self._node, self._network, info))
         await self._follower.open(info)
         await self._registrar.work()  # before the first block: it may pay one of them
         self._holds_back |= self._follower.position is None or info.tip_hash != hex_of(self._follower.position[1])
@@ -161,26 +158,6 @@ class BitcoindSource:
         await self._tell_tip(info)
         self._holds_back = False
         self._tell_bell.set()
-
-    async def _greet(self, info: ChainInfo) -> None:
-        """Check once a connection that it is the right node, and that it is of use.
-
-        Raises:
-            SourceUnavailableError: it is not; its message is the state to be shown.
-        """
-        name = _CHAIN_NAMES.get(info.chain, info.chain)
-        if name != self._network.name:
-            raise SourceUnavailableError(f"wrong-chain: it is on {name[:20]!a}, want {self._network.name}")
-        if await self._node.fetch_block_hashes(0, 1) != [self._network.genesis_hash]:
-            raise SourceUnavailableError(f"wrong-chain: its block 0 is not that of {self._network.name}")
-        software = await self._node.fetch_node_info()
-        self._note(software="".join(each for each in software.subversion[:60] if each.isprintable()))
-        if software.version < LOWEST_VERSION:
-            raise SourceUnavailableError(f"too-old: version {software.version}, want {LOWEST_VERSION} (24.0)")
-        if info.is_in_download:
-            raise SourceUnavailableError(
-                f"initial-download: {info.progress * 100:.2f} percent, block {info.blocks} of {info.headers}"
-            )
 
     async def _lose(self, error: SourceError) -> None:
         was_connected = self._state.verdict == "connected"

@@ -8,7 +8,7 @@ import typer
 from lightipn.app import serve_until_signalled
 from lightipn.cli.output import console, print_facts
 from lightipn.cli.run import ConfigOption, configured, errors, reported_errors
-from lightipn.config import DEFAULT_FILE, load_config
+from lightipn.config import DEFAULT_FILE, Config, load_config
 from lightipn.config_keys import example_text
 from lightipn.parts import forwarding_kit_of
 
@@ -34,6 +34,12 @@ def init(config: ConfigOption = None) -> None:
     console.print(f"{file} written. Next: lightipn serve", markup=False)
 
 
+def _evidence_of(config: Config) -> str:
+    if config.backend == "bitcoind":
+        return f"bitcoind at {config.bitcoind.url}"
+    return f"Electrum servers: {', '.join(config.electrum.servers) or 'built-in'}"
+
+
 def check_config(config: ConfigOption = None) -> None:
     """Check the configuration and print what is in force; names every problem at once."""
     with reported_errors():
@@ -44,7 +50,7 @@ def check_config(config: ConfigOption = None) -> None:
                 "network": loaded.network.name,
                 "database": loaded.database,
                 "api": f"http://{loaded.api.bind}",
-                "servers": ", ".join(loaded.electrum.servers) or "built-in",
+                "evidence": _evidence_of(loaded),
                 "callbacks to private networks": ", ".join(map(str, loaded.delivery.allow_networks)) or "refused",
                 "anonymous dialects": ", ".join(loaded.api.anonymous) or "none",
             }

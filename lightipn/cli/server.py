@@ -2,20 +2,23 @@
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import trio
 import typer
 
 from lightipn.bitcoin.header import parse_header
+from lightipn.bitcoind.greeting import greet
 from lightipn.chain.source import ServerState
 from lightipn.chain.verifier import accept_branch
 from lightipn.cli.output import print_json, print_line, print_table, time_text
 from lightipn.cli.run import MAX_NUMBER, ConfigOption, JsonOption, ask_service, configured, reported_errors
+from lightipn.config import Config
 from lightipn.electrum.connection import Identity
 from lightipn.electrum.probe import Probe, probe_servers
-from lightipn.errors import SourceMisbehavedError
-from lightipn.parts import checkpoints_of, connector_of, servers_of
+from lightipn.errors import SourceError, SourceMisbehavedError
+from lightipn.parts import checkpoints_of, connector_of, open_node, servers_of
 
 app = typer.Typer(help="Electrum servers: check, evidence, trust.", no_args_is_help=True)
 SHOWN_RAW_BYTES = 20
@@ -23,23 +26,15 @@ SHOWN_RAW_BYTES = 20
 
 @app.command()
 def check(config: ConfigOption = None, json: JsonOption = False) -> None:
-    """Connect to every configured server (or every built-in one) and say what it is and whether it serves.
+    """Connect to every configured server (or every built-in one, or your own node) and say what it is.
 
     A server is good when it is on the network, has caught up, proves a transaction of its tip with a merkle branch, and
-    shows the certificate that the service knows. The exit code is 1 if none is good.
+    shows the certificate that the service knows; a node, when the service would use it. The exit code is 1 if none is.
     """
     with reported_errors():
         loaded = configured(config)
-        known: dict[str, Identity] = {}
-        if loaded.database.exists():
-            servers = ask_service(config, lambda service: service.summary()).servers
-            known = {server.name: Identity(server.fingerprint, server.is_ca_signed) for server in servers}
-        addresses, _ = servers_of(loaded)
-        lowest_tip = checkpoints_of(loaded.network).last.height
-        probes = trio.run(
-            partial(probe_servers, addresses, loaded.network, connector_of(loaded), lowest_tip=lowest_tip, known=known)
-        )
-        states = [_judged(probe) for probe in probes]
+        is_own_node = loaded.backend == "bitcoind"
+        states = [trio.run(_probe_own_node, loaded)] if is_own_node else _probe_servers(loaded, config)
     rows = [
         (
             state.name,
@@ -60,6 +55,31 @@ def check(config: ConfigOption = None, json: JsonOption = False) -> None:
         print_table(columns, rows, empty="No servers: set [electrum] servers.")
     if not any(state.verdict == "good" for state in states):
         raise typer.Exit(1)
+
+
+def _probe_servers(loaded: Config, config: Path | None) -> list[ServerState]:
+    known: dict[str, Identity] = {}
+    if loaded.database.exists():
+        servers = ask_service(config, lambda service: service.summary()).servers
+        known = {server.name: Identity(server.fingerprint, server.is_ca_signed) for server in servers}
+    addresses, _ = servers_of(loaded)
+    lowest_tip = checkpoints_of(loaded.network).last.height
+    probes = trio.run(
+        partial(probe_servers, addresses, loaded.network, connector_of(loaded), lowest_tip=lowest_tip, known=known)
+    )
+    return [_judged(probe) for probe in probes]
+
+
+async def _probe_own_node(loaded: Config) -> ServerState:
+    async with open_node(loaded) as node:
+        state = ServerState(name=node.name, verdict="unavailable")
+        try:
+            started = trio.current_time()
+            info = await node.fetch_chain_info()
+            state = replace(state, tip_height=info.blocks, latency_ms=(trio.current_time() - started) * 1000)
+            return replace(state, verdict="good", software=await greet(node, loaded.network, info))
+        except SourceError as error:
+            return replace(state, reason=str(error))
 
 
 @app.command()
