@@ -10,15 +10,25 @@ from lightipn.bitcoin.address import Address, address_of, parse_address
 from lightipn.bitcoin.hashes import ScriptHash
 from lightipn.bitcoin.network import REGTEST
 from lightipn.chain.history import UNKNOWN, Status
+from lightipn.chain.source import WatchStatistics
 from lightipn.outbox.subscriptions import SubscriptionState
 from lightipn.simulator import forge
 from lightipn.store import accounts as account_store
+from lightipn.store import chain as chain_store
 from lightipn.store import hooks as hook_store
 from lightipn.store import ledger as ledger_store
 from lightipn.store import subscriptions as subscription_store
 from lightipn.store.database import Database, Store, open_store
 from lightipn.store.ledger import WatchChange
-from lightipn.upkeep import HOUSEKEEPING_S, RETIRED_PAGE, WatchKeeper, keep_house, retire_addresses
+from lightipn.upkeep import (
+    HOUSEKEEPING_S,
+    NOTE_FOLLOWED_S,
+    RETIRED_PAGE,
+    WatchKeeper,
+    keep_house,
+    note_followed,
+    retire_addresses,
+)
 from tests.builders import confirmed, entry_of
 from tests.store.account_rows import DEPTH, account_in, open_account, sums_in
 from tests.store.plain_dialect import POLICIES
@@ -274,3 +284,71 @@ async def test_house_keeping_retires_after_the_configured_time(
     nursery.start_soon(lambda: keep_house(store, POLICIES, inactive_after_s=after_s))
     await trio.testing.wait_all_tasks_blocked()
     assert await store.read(addresses_in) == {regtest_address(0).text: expected}
+
+
+# --- up to where histories were told ---
+
+
+class FollowingSource:
+    """Says how many of its two scripts it looks after, and whether anybody can be asked."""
+
+    def __init__(self) -> None:
+        self.subscribed = 2
+        self.is_connected = True
+        self.tip_height = 100
+
+    def connected(self) -> list[str]:
+        """Return whom it can ask."""
+        return ["somebody"] if self.is_connected else []
+
+    def statistics(self) -> WatchStatistics:
+        """Return how many scripts are looked after."""
+        return WatchStatistics(total=2, subscribed=self.subscribed, quarantined=0, oldest_gap_s=0.0)
+
+
+@pytest.fixture
+async def following(store: Store, nursery: trio.Nursery) -> FollowingSource:
+    """A source of which it is noted how far it is; nothing was noted yet."""
+    source = FollowingSource()
+    nursery.start_soon(note_followed, store, source, lambda: source.tip_height)
+    return source
+
+
+async def test_height_is_noted_while_every_history_is_told(
+    store: Store, following: FollowingSource, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Another source of evidence would begin where this one had told everything, so that is kept up to date."""
+    await trio.sleep(1.0)
+    assert await store.read(chain_store.load_followed_height) == 100
+    following.tip_height = 105
+    await trio.sleep(NOTE_FOLLOWED_S)
+    assert await store.read(chain_store.load_followed_height) == 105
+    following.tip_height = 104  # after a reorg
+    await trio.sleep(NOTE_FOLLOWED_S)
+    assert await store.read(chain_store.load_followed_height) == 104
+
+
+@pytest.mark.parametrize("lack", [{"subscribed": 1}, {"is_connected": False}, {"subscribed": 0, "is_connected": False}])
+async def test_height_is_not_noted_while_a_history_may_be_missing(
+    lack: dict[str, int], store: Store, following: FollowingSource, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Headers run ahead of histories: while one script waits, or nobody can be asked, the last height stands."""
+    await trio.sleep(1.0)
+    for name, value in lack.items():
+        setattr(following, name, value)
+    following.tip_height = 200
+    await trio.sleep(5 * NOTE_FOLLOWED_S)
+    assert await store.read(chain_store.load_followed_height) == 100
+    following.subscribed, following.is_connected = 2, True
+    await trio.sleep(NOTE_FOLLOWED_S)
+    assert await store.read(chain_store.load_followed_height) == 200
+
+
+async def test_height_is_written_only_when_it_changes(
+    store: Store, following: FollowingSource, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A service with nothing to do writes nothing."""
+    await trio.sleep(1.0)
+    await store.transact(lambda db: chain_store.save_followed_height(db, 7))  # would be written over
+    await trio.sleep(5 * NOTE_FOLLOWED_S)
+    assert await store.read(chain_store.load_followed_height) == 7

@@ -85,7 +85,8 @@ class Registrar:
                 try:
                     await self._work_in(gone, list(self._under_way))
                 except SourceError:
-                    self._wanted = self._under_way | self._wanted
+                    still_wanted = {each: at for each, at in self._under_way.items() if each not in self._unwanted}
+                    self._wanted = still_wanted | self._wanted
                     raise
                 finally:
                     self._under_way = {}

@@ -151,7 +151,14 @@ class BitcoindSource:
         self._is_block_noticed = False
         if self._state.verdict != "connected":
             self._note(verdict="connected", reason="")
-            log.info("bitcoind.node_followed", node=self._node.name, height=self._follower.height)
+            log.info(
+                "bitcoind.node_followed",
+                node=self._node.name,
+                software=self._state.software,
+                height=self._follower.height,
+                prune_height=info.prune_height,
+                indexes=sorted(each for each in await self._node.fetch_indexes() if each.isprintable()),
+            )
             self._told_tip = None
             self._registrar.ring()
             self._past.set_ready(True)

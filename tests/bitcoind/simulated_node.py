@@ -1,7 +1,7 @@
 """A bitcoind's RPC over the simulator's made-up chain: as much of it as the service calls, without a socket."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -40,7 +40,8 @@ class SimulatedNode:
     from now on), ``calls_to_lose`` (so many fail, and then it is back), ``download`` (its progress of the initial
     download), ``chain_name``, ``version``, ``can_scan_blocks`` (version 24 cannot), ``ends_scans`` (else somebody ends
     them early), and ``filter_lag_blocks`` (so far its filters are behind). ``calls`` are the methods that were called,
-    the oldest first.
+    the oldest first. What stands in ``before`` or ``after`` under a method is called once, in the middle of its next
+    call: before the answer is made, or after. Of a scan's calls only the one that starts it counts.
     """
 
     def __init__(self, chain: SimulatedChain, *, has_filters: bool = True, has_transactions: bool = False) -> None:
@@ -57,6 +58,8 @@ class SimulatedNode:
         self.can_scan_blocks = True
         self.ends_scans = True
         self.filter_lag_blocks = 0
+        self.before: dict[str, Callable[[], Awaitable[None]]] = {}
+        self.after: dict[str, Callable[[], Awaitable[None]]] = {}
 
     @property
     def filter_height(self) -> int:
@@ -71,9 +74,14 @@ class SimulatedNode:
         if self.trouble:
             raise SourceUnavailableError(self.trouble)
         asked = json.loads(body)
-        return msgspec.json.encode(
-            [self._answer(one) for one in asked] if isinstance(asked, list) else self._answer(asked)
-        )
+        first = asked[0] if isinstance(asked, list) else asked
+        method = first["method"] if first["params"][:1] not in (["status"], ["abort"]) else ""
+        if method in self.before:
+            await self.before.pop(method)()
+        answer = [self._answer(one) for one in asked] if isinstance(asked, list) else self._answer(asked)
+        if method in self.after:
+            await self.after.pop(method)()
+        return msgspec.json.encode(answer)
 
     def _answer(self, asked: dict[str, Any]) -> dict[str, Any]:
         method = asked["method"]

@@ -81,6 +81,9 @@ async def test_each_trouble_of_the_node_is_shown_and_over_when_it_is(
     """Locked out, gone, or back: ``/readyz`` and ``status`` name the state, and what was paid meanwhile is told."""
     node = OwnNode(private_bitcoind, tmp_path / "own-node")
     async with open_service(tmp_path / "lightipn", service_options(node)) as service:
+        checked = service.cli("server", "check", "--json")
+        assert (checked.returncode, json.loads(checked.stdout)[0]["verdict"]) == (0, "good")
+        assert private_bitcoind.url in service.cli("check-config").stdout
         address = await private_bitcoind.new_address()
         await service.subscribe(address, shop.url, max_confirms=1)
         node.kill()
@@ -115,6 +118,9 @@ async def test_node_on_another_chain_is_not_used(private_bitcoind: Bitcoind, tmp
     options = service_options(node) | {"LIGHTIPN_NETWORK": "signet"}
     async with starting_service(tmp_path / "lightipn", options) as service:
         await wait_reason(service, "wrong-chain: it is on 'regtest', want signet")
+        checked = service.cli("server", "check", "--json")
+        assert (checked.returncode, json.loads(checked.stdout)[0]["verdict"]) == (1, "unavailable")
+        assert "wrong-chain" in checked.stdout
         assert not [one for one in service.log_events() if one["event"].startswith("tracker.")]
 
 
