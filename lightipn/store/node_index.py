@@ -94,15 +94,18 @@ def first_position(db: Database, *, node_height: int, lowest: int) -> int:
         A height; what lies above it will be looked through.
     """
     is_used = db.execute("SELECT 1 FROM script WHERE absorbed_at IS NOT NULL LIMIT 1").fetchone() is not None
-    if not is_used or _told_up_to(db) < 0:
+    if not is_used:
         return node_height
-    return max(0, lowest - 1, min(node_height, _told_up_to(db) - LOOKED_THROUGH_AGAIN))
+    # What stands in the last blocks of our own chain may stand elsewhere by now, and is not taken over.
+    last = chain_store.load_tip_height(db)
+    told_up_to = _told_up_to(db)
+    return max(0, lowest - 1, min(node_height, (last if told_up_to is None else told_up_to) - LOOKED_THROUGH_AGAIN))
 
 
-def _told_up_to(db: Database) -> int:
-    """Return the height up to which the ledger holds what servers told; headers may be ahead of that."""
+def _told_up_to(db: Database) -> int | None:
+    """Return the height up to which the ledger holds what servers told, None for nobody knows; headers may be ahead."""
     followed = chain_store.load_followed_height(db)
-    return -1 if followed is None else min(followed, chain_store.load_tip_height(db))
+    return None if followed is None else min(followed, chain_store.load_tip_height(db))
 
 
 def begin(db: Database, height: int, hashes: Sequence[BlockHash]) -> None:
@@ -112,7 +115,8 @@ def begin(db: Database, height: int, hashes: Sequence[BlockHash]) -> None:
         hashes: of that block and the ones before it, the lowest first: a reorg may reach below it.
     """
     _save_hashes(db, height, hashes)
-    has_gap = height > _told_up_to(db)  # what lies between, nobody looked through
+    told_up_to = _told_up_to(db)
+    has_gap = told_up_to is None or height > told_up_to  # what lies between, nobody looked through
     absorbed = db.execute(
         "SELECT scripthash, history_from IS NULL AND trouble = '' AND known_status IS NOT ? FROM script"
         " WHERE absorbed_at IS NOT NULL",

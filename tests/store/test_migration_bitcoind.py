@@ -92,7 +92,6 @@ def test_node_takes_over_what_the_old_version_had_proved(old: Database) -> None:
     For that the upgraded version must have run with the old servers first, and say how far these had told all.
     """
     migrations.apply(old)  # its tip is at 900
-    assert node_index.first_position(old, node_height=950, lowest=0) == 950
     chain.save_followed_height(old, 900)
     height = node_index.first_position(old, node_height=950, lowest=0)
     assert height == 800
