@@ -31,7 +31,7 @@ from lightipn.parts import (
 )
 from lightipn.service.desk import Service
 from lightipn.service.ground import Doorbells, ForwardingKit, Ground
-from lightipn.store import node_index
+from lightipn.store import node_blocks
 from lightipn.store import servers as server_store
 from lightipn.store.database import Store
 from lightipn.store.forwards import is_bound_to
@@ -190,7 +190,7 @@ async def open_backend(config: Config, store: Store) -> AsyncIterator[Backend]:
     """Open where evidence comes from, as the configuration says."""
     await store.transact(server_store.take_trust_changes)  # what the operator forgave is in the rows already
     if config.backend == "electrum":
-        await store.transact(node_index.clear)
+        await store.transact(node_blocks.clear)
         pool = await _open_pool(config, store, checkpoints_of(config.network))
         yield ElectrumSource(
             pool, redundancy=config.electrum.redundancy, sweep_interval_s=config.electrum.sweep_interval_s

@@ -28,9 +28,9 @@ from lightipn.bitcoind.rpc import ChainInfo, NodeRpc
 from lightipn.bitcoind.scanner import Match, match_transaction, matches_of, scan_block
 from lightipn.chain.history import HistoryEntry
 from lightipn.errors import ProtocolError, SourceRefusedError, SourceUnavailableError, TransactionError
-from lightipn.store import node_index
+from lightipn.store import node_blocks, node_findings, node_scripts
 from lightipn.store.database import Database, Store
-from lightipn.store.node_index import FoundTransaction
+from lightipn.store.node_findings import FoundTransaction
 
 MEMPOOL_PAGE = 100
 HASHES_PAGE = 100
@@ -72,18 +72,18 @@ class NodeFollower:
         """Go on where the store stands, or begin at the node's tip."""
         if self.position is not None:
             return
-        position = await self._store.read(node_index.load_position)
+        position = await self._store.read(node_blocks.load_position)
         if position is None:
             lowest = info.prune_height or 0
-            work = partial(node_index.first_position, node_height=info.blocks, lowest=lowest)
+            work = partial(node_blocks.first_position, node_height=info.blocks, lowest=lowest)
             height = await self._store.read(work)
             hashes = await self._hashes_up_to(height)
-            await self._store.transact(lambda db: node_index.begin(db, height, hashes))
+            await self._store.transact(lambda db: node_blocks.begin(db, height, hashes))
             position = height, hashes[-1]
             log.info("bitcoind.scan_begun", height=height)
-        await self._store.transact(node_index.drop_stale_scripts)
-        self._outpoints = dict(await self._store.read(node_index.load_outputs))
-        for outpoint, scripthash in await self._store.read(node_index.load_contested):
+        await self._store.transact(node_scripts.drop_stale_scripts)
+        self._outpoints = dict(await self._store.read(node_findings.load_outputs))
+        for outpoint, scripthash in await self._store.read(node_findings.load_contested):
             if outpoint not in self._outpoints:
                 self._outpoints[outpoint] = scripthash
                 self._contested[outpoint] = position[0]
@@ -91,7 +91,7 @@ class NodeFollower:
 
     async def _hashes_up_to(self, height: int) -> list[BlockHash]:
         """Return the hashes of a block and of those before it, where a reorg may fork off."""
-        count = min(height + 1, node_index.BLOCKS_KEPT)
+        count = min(height + 1, node_findings.BLOCKS_KEPT)
         hashes = await self._node.fetch_block_hashes(height + 1 - count, count)
         if len(hashes) != count:
             raise SourceUnavailableError("chain-changed", source=self._node.name)
@@ -104,7 +104,7 @@ class NodeFollower:
         async with self.lock:
             height = self.height
             scripts = await self._store.transact(
-                lambda db: node_index.register(
+                lambda db: node_scripts.register(
                     db, [each for each in scripthashes if each in self._book.known], height=height
                 )
             )
@@ -123,7 +123,7 @@ class NodeFollower:
 
             def work(db: Database) -> None:
                 for scripthash in gone:
-                    node_index.drop_script(db, scripthash)
+                    node_scripts.drop_script(db, scripthash)
 
             await self._store.transact(work)
             for scripthash in gone:
@@ -138,7 +138,7 @@ class NodeFollower:
     async def histories(self, scripthashes: Sequence[ScriptHash]) -> dict[ScriptHash, tuple[HistoryEntry, ...]]:
         """Return what is known of scripts: their transactions in blocks, and those that wait."""
         async with self.lock:
-            found = await self._store.read(lambda db: node_index.load_histories(db, scripthashes))
+            found = await self._store.read(lambda db: node_findings.load_histories(db, scripthashes))
             histories = {}
             for scripthash, rows in found.items():
                 confirmed = [HistoryEntry(txid=txid, height=height) for height, _, txid in rows]
@@ -174,7 +174,7 @@ class NodeFollower:
         """Go back to the last block that the node's chain and what was looked through have in common."""
         fork_height = self.height
         while True:
-            ours = await self._store.read(partial(node_index.load_block_hash, height=fork_height))
+            ours = await self._store.read(partial(node_blocks.load_block_hash, height=fork_height))
             if ours is None:
                 raise SourceUnavailableError("reorg-too-deep", source=self._node.name)
             theirs = await self._node.fetch_block_hashes(fork_height, 1)
@@ -184,7 +184,7 @@ class NodeFollower:
         if fork_height == self.height:
             return
         async with self.lock:
-            touched, stale = await self._store.transact(partial(node_index.disconnect, fork_height=fork_height))
+            touched, stale = await self._store.transact(partial(node_blocks.disconnect, fork_height=fork_height))
             log.warning("bitcoind.reorg_followed", depth_blocks=self.height - fork_height, fork_height=fork_height)
             self.position = fork_height, ours
             self.without_past.update(stale)
@@ -195,7 +195,7 @@ class NodeFollower:
         hashes = await self._hashes_up_to(prune_height - 1)
         async with self.lock:
             first = self.height + 1
-            await self._store.transact(lambda db: node_index.skip_to(db, prune_height - 1, hashes))
+            await self._store.transact(lambda db: node_blocks.skip_to(db, prune_height - 1, hashes))
             self.position = prune_height - 1, hashes[-1]
             self.without_past |= self._book.known.keys()
         log.error(
@@ -220,7 +220,7 @@ class NodeFollower:
             self._outpoints.update({outpoint: owner for outpoint, (owner, _) in strays.items()})
             if strays:
                 found = self.found_in(block, height + 1, self._scripts, self._outpoints)
-            await self._store.transact(lambda db: node_index.save_block(db, height + 1, block_hash, found, strays))
+            await self._store.transact(lambda db: node_blocks.save_block(db, height + 1, block_hash, found, strays))
             self.position = height + 1, block_hash
             self._enter(found)
             for txid in block.txids:
@@ -402,7 +402,7 @@ class NodeFollower:
             if output is None or packed in self._outpoints:
                 continue
             if strays := self._stray_of(packed, output):
-                await self._store.transact(partial(node_index.save_strays, strays=strays))
+                await self._store.transact(partial(node_findings.save_strays, strays=strays))
             else:
                 self._contested[packed] = self.height
             self._outpoints[packed] = scripthash_of(output.script)
@@ -444,7 +444,7 @@ class NodeFollower:
         async with self.lock:
             if await self._node.fetch_block_hashes(height, 1) != [block_hash]:
                 raise SourceUnavailableError("chain-changed", source=self._node.name)
-            await self._store.transact(lambda db: node_index.save_found(db, found))
+            await self._store.transact(lambda db: node_findings.save_found(db, found))
 
     async def enter_past(
         self,
@@ -466,15 +466,15 @@ class NodeFollower:
             SourceUnavailableError: that block is not in the chain any more.
         """
         async with self.lock:
-            if await self._store.read(lambda db: node_index.load_block_hash(db, above[0])) != above[1]:
+            if await self._store.read(lambda db: node_blocks.load_block_hash(db, above[0])) != above[1]:
                 raise SourceUnavailableError("chain-changed", source=self._node.name)
             for height in range(above[0] + 1, self.height + 1):
-                block_hash = await self._store.read(partial(node_index.load_block_hash, height=height))
+                block_hash = await self._store.read(partial(node_blocks.load_block_hash, height=height))
                 if block_hash is None:
                     raise SourceUnavailableError("chain-changed", source=self._node.name)
                 block = parse_block(await self._node.fetch_block(block_hash))
                 found = self.found_in(block, height, set(), outputs)
-                await self._store.transact(partial(node_index.save_found, found=found))
+                await self._store.transact(partial(node_findings.save_found, found=found))
                 self._enter(found)
             self._enter_outputs(outputs)
             unspent = list(outputs)

@@ -24,9 +24,9 @@ from lightipn.bitcoind.book import WatchBook
 from lightipn.bitcoind.follower import NodeFollower
 from lightipn.bitcoind.rpc import MAX_OUTPUT_INDEX, METHOD_NOT_FOUND, FoundOutput, NodeRpc, satoshis_of
 from lightipn.errors import ProtocolError, SourceError, SourceRefusedError, SourceUnavailableError
-from lightipn.store import node_index
+from lightipn.store import node_findings, node_scripts
 from lightipn.store.database import Store
-from lightipn.store.node_index import NodeScript
+from lightipn.store.node_scripts import NodeScript
 
 SCRIPTS_AT_ONCE = 20_000
 SCAN_TIMEOUT_S = 4 * 3600.0
@@ -91,7 +91,7 @@ class PastFinder:
         tries = 0
         while True:
             self._bell = trio.Event()
-            waiting = await self._store.read(lambda db: node_index.load_pending(db, limit=SCRIPTS_AT_ONCE))
+            waiting = await self._store.read(lambda db: node_scripts.load_pending(db, limit=SCRIPTS_AT_ONCE))
             if not waiting or not self._is_ready:
                 await self._bell.wait()
                 continue
@@ -119,7 +119,7 @@ class PastFinder:
             await self._search_outputs(findings, scripts)
             findings.history_from = whole_from or findings.history_from
         settle = partial(
-            node_index.settle_past,
+            node_scripts.settle_past,
             scripthashes=[one.scripthash for one in waiting],
             reached=reached[0],
             history_from=findings.history_from,
@@ -193,7 +193,7 @@ class PastFinder:
         self._check_reached(findings, scan.height)
         findings.history_from = scan.height + 1
         outpoints = [self._outpoint(output) for output in scan.unspents]
-        known = await self._store.read(lambda db: node_index.known_outputs_of(db, outpoints))
+        known = await self._store.read(lambda db: node_findings.known_outputs_of(db, outpoints))
         by_height: dict[int, list[FoundOutput]] = {}
         for outpoint, output in zip(outpoints, scan.unspents, strict=True):
             if outpoint not in known:

@@ -41,7 +41,7 @@ from lightipn.chain.source import (
     WatchStatistics,
 )
 from lightipn.errors import SourceError, SourceRefusedError, SourceUnavailableError
-from lightipn.store import node_index
+from lightipn.store import node_findings
 from lightipn.store.database import Store
 
 UPDATES_BUFFER = 256
@@ -372,7 +372,7 @@ class BitcoindSource:
     ) -> MerkleBranch:
         """Return the branch of a transaction, as its block gave it, or made of the block."""
         await self._wait_node(server, avoid)
-        known = await self._store.read(lambda db: node_index.load_proof(db, txid))
+        known = await self._store.read(lambda db: node_findings.load_proof(db, txid))
         if known is not None and known.height == height and known.siblings is not None:
             return MerkleBranch(known.position, known.siblings, self._node.name)
         hashes = await self._node.fetch_block_hashes(height, 1)
@@ -389,14 +389,14 @@ class BitcoindSource:
     ) -> RawTransaction:
         """Return raw bytes: of what was found in a block, waits in the mempool, or is in the node's own index."""
         await self._wait_node(server, avoid)
-        known = await self._store.read(lambda db: node_index.load_proof(db, txid))
+        known = await self._store.read(lambda db: node_findings.load_proof(db, txid))
         if known is not None and known.raw is not None:
             return RawTransaction(self._node.name, known.raw)
         if known is not None:
             hashes = await self._node.fetch_block_hashes(known.height, 1)
             if hashes:
                 return RawTransaction(self._node.name, await self._node.fetch_raw_in(txid, hashes[0]))
-        is_unproved = await self._store.read(lambda db: node_index.is_unproved(db, txid))
+        is_unproved = await self._store.read(lambda db: node_findings.is_unproved(db, txid))
         if is_unproved or self._follower.without_past:
             # It may be in a block that nobody can show; that is no denial.
             return RawTransaction(self._node.name, await self._fetch_undenied(txid))
@@ -420,7 +420,7 @@ class BitcoindSource:
             SourceUnavailableError: it may have payments in blocks that nobody can show: what is missing is not denied.
         """
         await self._wait_node(server)
-        is_partial = await self._store.read(lambda db: node_index.has_unproved(db, scripthash))
+        is_partial = await self._store.read(lambda db: node_findings.has_unproved(db, scripthash))
         if is_partial or scripthash in self._follower.without_past:
             raise SourceUnavailableError("not all of its blocks are at hand", source=server)
         return (await self._follower.histories([scripthash]))[scripthash]

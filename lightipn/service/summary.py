@@ -14,7 +14,7 @@ from lightipn.store import (
     hooks,
     keys,
     ledger,
-    node_index,
+    node_scripts,
     servers,
     subscriptions,
     transfers,
@@ -176,6 +176,6 @@ def load_summary(db: Database, *, now: int) -> Summary:
         active_forwards=forwards.count_active(db),
         partial_histories=partial_histories,
         unproved_sat=unproved_sat,
-        pending_histories=node_index.count_pending(db),
+        pending_histories=node_scripts.count_pending(db),
         is_key_there=keys.has_live_key(db),
     )

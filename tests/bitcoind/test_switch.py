@@ -11,7 +11,7 @@ from lightipn.bitcoin.network import REGTEST
 from lightipn.chain.checkpoint import Checkpoints
 from lightipn.simulator.blocks import SimulatedChain
 from lightipn.store import chain as chain_store
-from lightipn.store import node_index
+from lightipn.store import node_blocks
 from lightipn.store.database import open_store
 from lightipn.tracker.chain_follower import open_chain
 from tests.bitcoind.rig import A_WHILE_S, life_on
@@ -27,7 +27,7 @@ async def absorb(chain: SimulatedChain, path: Path) -> None:
         await life.watch()
         await trio.sleep(A_WHILE_S)
         assert await life.shown() == [(100_000, "Confirmed")]
-        await life.store.transact(node_index.clear)  # as a start with other servers does it
+        await life.store.transact(node_blocks.clear)  # as a start with other servers does it
 
 
 async def follow_headers(chain: SimulatedChain, path: Path) -> None:
@@ -47,7 +47,7 @@ async def test_blocks_whose_headers_are_known_and_whose_histories_are_not_are_lo
     followed: int | None, has_filters: bool, tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A service that ended while it caught up misses no payment of the blocks between, after it switched to a node."""
-    monkeypatch.setattr(node_index, "LOOKED_THROUGH_AGAIN", 2)
+    monkeypatch.setattr(node_blocks, "LOOKED_THROUGH_AGAIN", 2)
     path, chain = tmp_path / "a.db", SimulatedChain()
     chain.mine(10)
     chain.pay(SHOP_SCRIPT, 100_000)

@@ -7,9 +7,10 @@ from lightipn.bitcoin.hashes import BlockHash, ScriptHash
 from lightipn.bitcoin.transaction import PackedOutpoint, packed_outpoint
 from lightipn.chain.history import Status
 from lightipn.ledger.entries import LedgerEntry
-from lightipn.store import chain, ledger, node_index
+from lightipn.store import chain, ledger, node_blocks, node_findings, node_scripts
 from lightipn.store.database import Database
-from lightipn.store.node_index import FoundTransaction, NodeScript
+from lightipn.store.node_findings import FoundTransaction
+from lightipn.store.node_scripts import NodeScript
 from tests.builders import block_hash_of, txid_of
 from tests.store.rows import NOW, TIP, regtest_address
 
@@ -68,19 +69,19 @@ def begin(db: Database, height: int = TIP, *, count: int = 1) -> None:
         chain.save_base_height(db, height)
     if chain.load_followed_height(db) is None:
         chain.save_followed_height(db, chain.load_tip_height(db))
-    node_index.begin(db, height, hashes_to(height, count=count))
+    node_blocks.begin(db, height, hashes_to(height, count=count))
 
 
 def save_block(db: Database, height: int, *items: FoundTransaction, branch: int = 0) -> None:
     """Look through a block."""
-    node_index.save_block(db, height, block_hash_of(height, branch=branch), items)
+    node_blocks.save_block(db, height, block_hash_of(height, branch=branch), items)
 
 
 def register(db: Database, *numbers: int, height: int = TIP) -> list[NodeScript]:
     """Watch addresses, and take up their scripts."""
     for number in numbers:
         ledger.add_script(db, regtest_address(number))
-    return node_index.register(db, [scripthash_of(number) for number in numbers], height=height)
+    return node_scripts.register(db, [scripthash_of(number) for number in numbers], height=height)
 
 
 def absorb(db: Database, number: int, *entries: LedgerEntry) -> None:
@@ -92,7 +93,7 @@ def absorb(db: Database, number: int, *entries: LedgerEntry) -> None:
 
 def history_of(db: Database, number: int) -> list[tuple[int, int, bytes]]:
     """Return what blocks show of an address: height, position and txid."""
-    ((_, history),) = node_index.load_histories(db, [scripthash_of(number)]).items()
+    ((_, history),) = node_findings.load_histories(db, [scripthash_of(number)]).items()
     return list(history)
 
 
@@ -105,5 +106,5 @@ def coverage_of(db: Database, number: int) -> tuple[int | None, int]:
 
 def is_past_known(db: Database, number: int, *, height: int = TIP) -> bool:
     """Tell whether an address's past needs no search."""
-    (script,) = node_index.register(db, [scripthash_of(number)], height=height)
+    (script,) = node_scripts.register(db, [scripthash_of(number)], height=height)
     return script.is_past_known

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from lightipn.chain.history import UNKNOWN
-from lightipn.store import chain, forwards, ledger, node_index
+from lightipn.store import chain, forwards, ledger, node_blocks, node_findings, node_scripts
 from lightipn.store.database import Database, open_store
 from lightipn.store.forwards import ForwardTerms
 from lightipn.store.migrations import MIGRATION_NAMES, migrations
-from lightipn.store.node_index import NodeScript
+from lightipn.store.node_scripts import NodeScript
 from tests.builders import block_hash_of
 from tests.store.account_rows import open_account
 from tests.store.old_versions import (
@@ -81,7 +81,7 @@ def test_upgraded_database_stays_with_its_servers(old: Database) -> None:
     """Whoever goes on with Electrum servers has nothing asked again."""
     migrations.apply(old)
     watches = ledger.load_watches(old)
-    node_index.clear(old)
+    node_blocks.clear(old)
     assert ledger.load_watches(old) == watches
     assert UNKNOWN not in dict(watches).values()
 
@@ -93,12 +93,12 @@ def test_node_takes_over_what_the_old_version_had_proved(old: Database) -> None:
     """
     migrations.apply(old)  # its tip is at 900
     chain.save_followed_height(old, 900)
-    height = node_index.first_position(old, node_height=950, lowest=0)
+    height = node_blocks.first_position(old, node_height=950, lowest=0)
     assert height == 800
-    node_index.begin(old, height, [block_hash_of(height)])
-    (taken_over,) = node_index.register(old, [ADDRESS.scripthash], height=height)
+    node_blocks.begin(old, height, [block_hash_of(height)])
+    (taken_over,) = node_scripts.register(old, [ADDRESS.scripthash], height=height)
     assert taken_over == NodeScript(scripthash=ADDRESS.scripthash, script=ADDRESS.script, is_past_known=True)
-    assert node_index.load_histories(old, [ADDRESS.scripthash]) == {ADDRESS.scripthash: [(800, 0, ENTRIES[3].txid)]}
+    assert node_findings.load_histories(old, [ADDRESS.scripthash]) == {ADDRESS.scripthash: [(800, 0, ENTRIES[3].txid)]}
 
 
 @pytest.mark.parametrize(
@@ -131,4 +131,4 @@ async def test_file_of_the_sixth_version_is_upgraded_when_it_is_opened(tmp_path:
     for _ in range(2):
         async with open_store(path, "regtest", threaded=threaded) as store:
             assert await store.read(everything_in) == before
-            assert await store.read(node_index.load_position) is None
+            assert await store.read(node_blocks.load_position) is None

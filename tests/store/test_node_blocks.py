@@ -6,9 +6,11 @@ from collections.abc import Callable
 import pytest
 
 from lightipn.bitcoin.transaction import Outpoint
-from lightipn.store import chain, ledger, node_index
+from lightipn.store import chain, ledger, node_blocks, node_findings, node_scripts
 from lightipn.store.database import Database
-from lightipn.store.node_index import BLOCKS_KEPT, LOOKED_THROUGH_AGAIN, KnownProof, NodeScript
+from lightipn.store.node_blocks import LOOKED_THROUGH_AGAIN
+from lightipn.store.node_findings import BLOCKS_KEPT, KnownProof
+from lightipn.store.node_scripts import NodeScript
 from tests.builders import block_hash_of, confirmed, entry_of, txid_of
 from tests.store.node_rows import (
     absorb,
@@ -30,22 +32,22 @@ from tests.store.rows import TIP, regtest_address
 
 def test_nothing_was_looked_through_at_first(db: Database) -> None:
     """A new database stands nowhere, and knows no block, no transaction and no script."""
-    assert node_index.load_position(db) is None
-    assert node_index.load_block_hash(db, 0) is None
-    assert node_index.load_proof(db, txid_of(1)) is None
-    assert node_index.load_histories(db, [scripthash_of(0)]) == {scripthash_of(0): []}
-    assert node_index.load_histories(db, []) == {}
-    assert node_index.load_outputs(db) == []
-    assert (node_index.load_pending(db, limit=9), node_index.count_pending(db)) == ([], 0)
+    assert node_blocks.load_position(db) is None
+    assert node_blocks.load_block_hash(db, 0) is None
+    assert node_findings.load_proof(db, txid_of(1)) is None
+    assert node_findings.load_histories(db, [scripthash_of(0)]) == {scripthash_of(0): []}
+    assert node_findings.load_histories(db, []) == {}
+    assert node_findings.load_outputs(db) == []
+    assert (node_scripts.load_pending(db, limit=9), node_scripts.count_pending(db)) == ([], 0)
 
 
 def test_position_is_the_last_block(db: Database) -> None:
     """Each block that is looked through becomes the position, and the ones before it are known by their hashes."""
     begin(db, TIP, count=3)
-    assert node_index.load_position(db) == (TIP, block_hash_of(TIP))
+    assert node_blocks.load_position(db) == (TIP, block_hash_of(TIP))
     save_block(db, TIP + 1)
-    assert node_index.load_position(db) == (TIP + 1, block_hash_of(TIP + 1))
-    known = {height: node_index.load_block_hash(db, height) for height in range(TIP - 3, TIP + 3)}
+    assert node_blocks.load_position(db) == (TIP + 1, block_hash_of(TIP + 1))
+    known = {height: node_blocks.load_block_hash(db, height) for height in range(TIP - 3, TIP + 3)}
     expected = {height: block_hash_of(height) for height in range(TIP - 2, TIP + 2)}
     assert known == {TIP - 3: None, **expected, TIP + 2: None}
 
@@ -54,7 +56,7 @@ def test_followed_from_the_tip_where_nothing_was_absorbed(db: Database) -> None:
     """A service that no server has shown anything begins at the node's tip, whatever it has got ready to watch."""
     chain.save_base_height(db, TIP)
     ledger.add_script(db, regtest_address(0))
-    assert node_index.first_position(db, node_height=5 * TIP, lowest=7) == 5 * TIP
+    assert node_blocks.first_position(db, node_height=5 * TIP, lowest=7) == 5 * TIP
 
 
 @pytest.mark.parametrize(
@@ -78,16 +80,16 @@ def test_used_service_looks_through_its_last_blocks_again(
     chain.save_base_height(db, tip)
     chain.save_followed_height(db, tip)
     absorb(db, 0)
-    assert node_index.first_position(db, node_height=node_height, lowest=lowest) in allowed
+    assert node_blocks.first_position(db, node_height=node_height, lowest=lowest) in allowed
 
 
 def test_headers_alone_are_not_what_was_told(db: Database) -> None:
     """Where histories were told only up to a lower height than our tip, it begins there."""
     chain.save_base_height(db, TIP)
     absorb(db, 0)
-    assert node_index.first_position(db, node_height=TIP + 5, lowest=0) == TIP - 100
+    assert node_blocks.first_position(db, node_height=TIP + 5, lowest=0) == TIP - 100
     chain.save_followed_height(db, TIP - 700)
-    assert node_index.first_position(db, node_height=TIP + 5, lowest=0) == TIP - 800
+    assert node_blocks.first_position(db, node_height=TIP + 5, lowest=0) == TIP - 800
     begin(db, TIP - 800)
     assert is_past_known(db, 0, height=TIP - 800)
 
@@ -111,11 +113,11 @@ def test_node_takes_over_what_is_proved(db: Database) -> None:
         NodeScript(scripthash=scripthash_of(0), script=regtest_address(0).script, is_past_known=True)
     ]
     assert history_of(db, 0) == [(TIP - 9, 4, txid_of(1)), (TIP, 2, txid_of(2))]
-    assert node_index.load_proof(db, txid_of(1)) == KnownProof(height=TIP - 9, position=4, siblings=None, raw=None)
-    assert node_index.load_proof(db, txid_of(3)) is None
-    assert sorted(node_index.load_outputs(db)) == sorted([(coin(1), scripthash_of(0)), (coin(2), scripthash_of(0))])
+    assert node_findings.load_proof(db, txid_of(1)) == KnownProof(height=TIP - 9, position=4, siblings=None, raw=None)
+    assert node_findings.load_proof(db, txid_of(3)) is None
+    assert sorted(node_findings.load_outputs(db)) == sorted([(coin(1), scripthash_of(0)), (coin(2), scripthash_of(0))])
     assert coverage_of(db, 0) == (None, 0)
-    assert node_index.count_pending(db) == 0
+    assert node_scripts.count_pending(db) == 0
 
 
 def test_transaction_of_two_scripts_is_taken_over_for_both(db: Database) -> None:
@@ -131,8 +133,8 @@ def test_transaction_of_two_scripts_is_taken_over_for_both(db: Database) -> None
     both = {txid_of(number) for number in (2, 12)}
     assert {txid for _, _, txid in history_of(db, 0)} == both | {txid_of(1)}
     assert {txid for _, _, txid in history_of(db, 1)} == both | {txid_of(11)}
-    node_index.disconnect(db, TIP - 6)
-    assert {key for key, _ in node_index.load_outputs(db)} == {coin(1), coin(11)}
+    node_blocks.disconnect(db, TIP - 6)
+    assert {key for key, _ in node_findings.load_outputs(db)} == {coin(1), coin(11)}
     assert db.execute("SELECT count(*) FROM node_output WHERE spent_height IS NOT NULL").fetchone() == (0,)
 
 
@@ -180,7 +182,7 @@ def test_whole_past_is_not_claimed_across_blocks_that_nobody_looked_through(db: 
     """A node that has pruned what came after our last tip leaves a gap: what was proved before it is not all."""
     chain.save_base_height(db, TIP)
     absorb(db, 0, entry_of(1, state=confirmed(TIP - 200)))
-    height = node_index.first_position(db, node_height=TIP + 900, lowest=lowest)
+    height = node_blocks.first_position(db, node_height=TIP + 900, lowest=lowest)
     begin(db, height)
     is_gap = height > TIP
     assert is_past_known(db, 0, height=height) is not is_gap
@@ -199,23 +201,23 @@ def test_found_transactions_are_read_as_they_were_written(db: Database) -> None:
     third = found(3, TIP + 2, position=1, spends={coin(1, 2): 0})
     save_block(db, TIP + 1, first, second)
     save_block(db, TIP + 2, third)
-    assert node_index.load_histories(db, [scripthash_of(1), scripthash_of(0), scripthash_of(2)]) == {
+    assert node_findings.load_histories(db, [scripthash_of(1), scripthash_of(0), scripthash_of(2)]) == {
         scripthash_of(1): [(TIP + 1, 0, txid_of(2)), (TIP + 1, 3, txid_of(1))],
         scripthash_of(0): [(TIP + 1, 3, txid_of(1)), (TIP + 2, 1, txid_of(3))],
         scripthash_of(2): [],
     }
     for one in (first, second, third):
-        assert node_index.load_proof(db, one.txid) == KnownProof(
+        assert node_findings.load_proof(db, one.txid) == KnownProof(
             height=one.height, position=one.position, siblings=one.siblings, raw=one.raw
         )
-    assert dict(node_index.load_outputs(db)) == {**first.outputs, **second.outputs}
+    assert dict(node_findings.load_outputs(db)) == {**first.outputs, **second.outputs}
 
 
 def test_lonely_transaction_is_proved_by_no_sibling(db: Database) -> None:
     """The coinbase of an empty block has an empty branch, which is another thing than an unknown one."""
     begin(db)
     save_block(db, TIP + 1, found(1, TIP + 1, position=0, pays=[0]))
-    proof = node_index.load_proof(db, txid_of(1))
+    proof = node_findings.load_proof(db, txid_of(1))
     assert proof is not None
     assert proof.siblings == ()
 
@@ -228,7 +230,7 @@ def test_output_that_is_spent_in_its_own_block_is_known_as_spent(db: Database) -
     save_block(db, TIP + 1, found(1, TIP + 1, pays=[0]), found(2, TIP + 1, position=2, spends={coin(1): 0}))
     assert [txid for _, _, txid in history_of(db, 0)] == [txid_of(1), txid_of(2)]
     assert db.execute("SELECT spent_height FROM node_output").fetchall() == [(TIP + 1,)]
-    assert node_index.disconnect(db, TIP)[0] == [scripthash_of(0)]
+    assert node_blocks.disconnect(db, TIP)[0] == [scripthash_of(0)]
     assert rows_in(db) == before
 
 
@@ -237,7 +239,7 @@ def test_block_is_looked_through_once(db: Database) -> None:
     begin(db)
     with pytest.raises(sqlite3.IntegrityError):
         save_block(db, TIP, branch=1)
-    assert node_index.load_position(db) == (TIP, block_hash_of(TIP))
+    assert node_blocks.load_position(db) == (TIP, block_hash_of(TIP))
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2, 3])
@@ -254,7 +256,7 @@ def test_reorg_leaves_what_lies_below_the_fork(db: Database, depth: int) -> None
     for height, items in enumerate(blocks, TIP + 1):
         save_block(db, height, *items)
         states.append(rows_in(db))
-    touched, _ = node_index.disconnect(db, TIP + 3 - depth)
+    touched, _ = node_blocks.disconnect(db, TIP + 3 - depth)
     expected = {0: set(), 1: {1, 2}, 2: {0, 1, 2}, 3: {0, 1, 2}}[depth]
     assert sorted(touched) == sorted(scripthash_of(number) for number in expected)
     assert rows_in(db) == states[3 - depth]
@@ -264,8 +266,8 @@ def test_reorg_below_where_it_began_takes_back_what_was_taken_over(db: Database)
     """A proved payment whose block leaves the chain is found anew in the blocks that come in its place."""
     absorb(db, 0, entry_of(1, state=confirmed(TIP - 2)), entry_of(2, state=confirmed(TIP - 1)))
     begin(db, count=5)
-    assert node_index.disconnect(db, TIP - 2)[0] == [scripthash_of(0)]
-    assert node_index.load_position(db) == (TIP - 2, block_hash_of(TIP - 2))
+    assert node_blocks.disconnect(db, TIP - 2)[0] == [scripthash_of(0)]
+    assert node_blocks.load_position(db) == (TIP - 2, block_hash_of(TIP - 2))
     assert history_of(db, 0) == [(TIP - 2, 1, txid_of(1))]
     save_block(db, TIP - 1, found(2, TIP - 1, position=5, pays=[0]), branch=1)
     assert history_of(db, 0) == [(TIP - 2, 1, txid_of(1)), (TIP - 1, 5, txid_of(2))]
@@ -276,12 +278,12 @@ def test_transaction_that_another_block_holds_moves(db: Database) -> None:
     begin(db)
     register(db, 0)
     save_block(db, TIP + 1, found(1, TIP + 1, position=1, pays=[0]))
-    node_index.disconnect(db, TIP)
+    node_blocks.disconnect(db, TIP)
     save_block(db, TIP + 1, branch=1)
     moved = found(1, TIP + 2, position=4, pays=[0])
     save_block(db, TIP + 2, moved, branch=1)
     assert history_of(db, 0) == [(TIP + 2, 4, txid_of(1))]
-    proof = node_index.load_proof(db, txid_of(1))
+    proof = node_findings.load_proof(db, txid_of(1))
     assert proof == KnownProof(height=TIP + 2, position=4, siblings=moved.siblings, raw=moved.raw)
 
 
@@ -291,10 +293,10 @@ def test_what_was_taken_over_gets_its_proof_when_it_is_found(db: Database) -> No
     begin(db)
     one = found(1, TIP - 1, pays=[0])
     for _ in range(2):
-        node_index.save_found(db, [one])
+        node_findings.save_found(db, [one])
         assert history_of(db, 0) == [(TIP - 1, 1, txid_of(1))]
-        assert node_index.load_outputs(db) == [(coin(1), scripthash_of(0))]
-        proof = node_index.load_proof(db, txid_of(1))
+        assert node_findings.load_outputs(db) == [(coin(1), scripthash_of(0))]
+        proof = node_findings.load_proof(db, txid_of(1))
         assert proof == KnownProof(height=TIP - 1, position=1, siblings=one.siblings, raw=one.raw)
 
 
@@ -306,16 +308,16 @@ def test_old_blocks_lose_their_proofs_and_hashes(db: Database) -> None:
     for number in (83, 84):
         save_block(db, number, found(number, number, pays=[0]))
     save_block(db, height - 1)
-    assert node_index.load_proof(db, txid_of(83)) == KnownProof(
+    assert node_findings.load_proof(db, txid_of(83)) == KnownProof(
         height=83, position=1, siblings=found(83, 83).siblings, raw=b"raw 83"
     )
     save_block(db, height)
-    assert node_index.load_proof(db, txid_of(83)) == KnownProof(height=83, position=1, siblings=None, raw=None)
-    assert node_index.load_proof(db, txid_of(84)) == KnownProof(
+    assert node_findings.load_proof(db, txid_of(83)) == KnownProof(height=83, position=1, siblings=None, raw=None)
+    assert node_findings.load_proof(db, txid_of(84)) == KnownProof(
         height=84, position=1, siblings=found(84, 84).siblings, raw=b"raw 84"
     )
     assert history_of(db, 0) == [(83, 1, txid_of(83)), (84, 1, txid_of(84))]
-    known = {number: node_index.load_block_hash(db, number) is not None for number in (0, 83, 84, height)}
+    known = {number: node_blocks.load_block_hash(db, number) is not None for number in (0, 83, 84, height)}
     assert known == {0: False, 83: False, 84: True, height: True}
 
 
@@ -327,8 +329,8 @@ def test_outputs_that_were_spent_long_ago_are_not_looked_after(db: Database) -> 
     save_block(db, 10, found(2, 10, spends={coin(1, 0): 0}))
     save_block(db, 11, found(3, 11, spends={coin(1, 1): 0}))
     everything = {coin(1, index) for index in range(3)}
-    assert {key for key, _ in node_index.load_outputs(db)} == everything
+    assert {key for key, _ in node_findings.load_outputs(db)} == everything
     save_block(db, BLOCKS_KEPT + 9)
-    assert {key for key, _ in node_index.load_outputs(db)} == everything
+    assert {key for key, _ in node_findings.load_outputs(db)} == everything
     save_block(db, BLOCKS_KEPT + 10)
-    assert {key for key, _ in node_index.load_outputs(db)} == everything - {coin(1, 0)}
+    assert {key for key, _ in node_findings.load_outputs(db)} == everything - {coin(1, 0)}

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lightipn.store import node_index
+from lightipn.store import node_blocks
 from lightipn.store.database import Database, open_store
-from lightipn.store.node_index import FoundTransaction
+from lightipn.store.node_findings import FoundTransaction
 from tests.builders import block_hash_of, confirmed, entry_of
 from tests.store.node_rows import absorb, begin, coin, found, register, rows_in, save_block, scripthash_of
 from tests.store.rows import TIP
@@ -22,9 +22,9 @@ import signal
 import sys
 import trio
 from pathlib import Path
-from lightipn.store import node_index
+from lightipn.store import node_blocks, node_scripts
 from lightipn.store.database import open_store
-from lightipn.store.node_index import FoundTransaction
+from lightipn.store.node_findings import FoundTransaction
 
 HASH = b"\\x01" * 32
 SCRIPTS = [bytes.fromhex(text) for text in sys.argv[4].split(",")]
@@ -34,15 +34,15 @@ FOUND = [
     for number in range(1, 4)
 ]
 CHANGES = {
-    "begin": lambda db: (node_index.clear(db), node_index.begin(db, 1000, [HASH])),
-    "save_block": lambda db: node_index.save_block(db, 1003, HASH, FOUND),
-    "disconnect": lambda db: node_index.disconnect(db, 1000),
-    "skip_to": lambda db: node_index.skip_to(db, 1500, [HASH]),
-    "drop_script": lambda db: node_index.drop_script(db, SCRIPTS[0]),
-    "settle_past": lambda db: node_index.settle_past(
+    "begin": lambda db: (node_blocks.clear(db), node_blocks.begin(db, 1000, [HASH])),
+    "save_block": lambda db: node_blocks.save_block(db, 1003, HASH, FOUND),
+    "disconnect": lambda db: node_blocks.disconnect(db, 1000),
+    "skip_to": lambda db: node_blocks.skip_to(db, 1500, [HASH]),
+    "drop_script": lambda db: node_scripts.drop_script(db, SCRIPTS[0]),
+    "settle_past": lambda db: node_scripts.settle_past(
         db, SCRIPTS, reached=9000, history_from=7, unproved={HASH + bytes(4): (SCRIPTS[1], 8)}
     ),
-    "clear": node_index.clear,
+    "clear": node_blocks.clear,
 }
 
 class TakenBack(Exception):
@@ -114,7 +114,7 @@ async def test_change_that_is_killed_leaves_nothing(tmp_path: Path, change: str,
     assert int(child.stdout) > 2  # there is a middle
     async with open_store(path, "regtest") as store:
         assert (await store.read(rows_in), await store.read(scripts_in)) == before
-        assert await store.read(node_index.load_position) == (TIP + 2, block_hash_of(TIP + 2))
+        assert await store.read(node_blocks.load_position) == (TIP + 2, block_hash_of(TIP + 2))
 
 
 async def test_block_that_cannot_be_finished_leaves_nothing(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ async def test_block_that_cannot_be_finished_leaves_nothing(tmp_path: Path) -> N
         await store.transact(fill)
         before = await store.read(rows_in)
         with pytest.raises(RuntimeError, match="the power fails"):
-            await store.transact(lambda db: node_index.save_block(db, TIP + 3, block_hash_of(TIP + 3), items))
+            await store.transact(lambda db: node_blocks.save_block(db, TIP + 3, block_hash_of(TIP + 3), items))
         assert await store.read(rows_in) == before
         await store.transact(lambda db: save_block(db, TIP + 3, found(6, TIP + 3, pays=[0])))
-        assert await store.read(node_index.load_position) == (TIP + 3, block_hash_of(TIP + 3))
+        assert await store.read(node_blocks.load_position) == (TIP + 3, block_hash_of(TIP + 3))

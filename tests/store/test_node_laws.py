@@ -11,8 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from lightipn.bitcoin.hashes import BlockHash, Txid
 from lightipn.bitcoin.transaction import Outpoint, PackedOutpoint
 from lightipn.ledger.entries import Dropped
-from lightipn.store import ledger, node_index
-from lightipn.store.node_index import BLOCKS_KEPT, FoundTransaction, KnownProof
+from lightipn.store import ledger, node_blocks, node_findings, node_scripts
+from lightipn.store.node_findings import BLOCKS_KEPT, FoundTransaction, KnownProof
 from tests.builders import block_hash_of, confirmed, entry_of, txid_of
 from tests.store.node_rows import absorb, begin, coin, coverage_of, found, history_of, register, scripthash_of
 from tests.store.rows import TIP, open_memory, regtest_address
@@ -161,9 +161,9 @@ class NodeIndex(RuleBasedStateMachine):
 
     def look_through(self, block: MadeUpBlock) -> None:
         """Look through the chain's last block as it comes."""
-        known = {outpoint for outpoint, _ in node_index.load_outputs(self.db)}
+        known = {outpoint for outpoint, _ in node_findings.load_outputs(self.db)}
         items = findings(block, self.height, self.watched, known)
-        node_index.save_block(self.db, self.height, block.block_hash, items)
+        node_blocks.save_block(self.db, self.height, block.block_hash, items)
         block.seen_for = set(self.watched)
 
     # --- what happens ---
@@ -184,9 +184,9 @@ class NodeIndex(RuleBasedStateMachine):
         """Nobody wants an address any more: the service hears of it, or finds out when it starts."""
         ledger.remove_script(self.db, scripthash_of(number))
         if is_running:
-            node_index.drop_script(self.db, scripthash_of(number))
+            node_scripts.drop_script(self.db, scripthash_of(number))
         else:
-            node_index.drop_stale_scripts(self.db)
+            node_scripts.drop_stale_scripts(self.db)
         self.watched.discard(number)
         self.pending.discard(number)
         for block in self.chain.blocks:
@@ -210,7 +210,7 @@ class NodeIndex(RuleBasedStateMachine):
             if any(height > fork_height for height, _, _ in self.history_of(number))
         }
         lost = [payment for block in self.chain.blocks[-depth:] for payment in block.payments]
-        touched, _ = node_index.disconnect(self.db, fork_height)
+        touched, _ = node_blocks.disconnect(self.db, fork_height)
         del self.chain.blocks[-depth:]
         assert sorted(touched) == sorted(expected)
         self.chain.branch += 1
@@ -223,7 +223,7 @@ class NodeIndex(RuleBasedStateMachine):
         """The node prunes blocks before they were looked through."""
         for _ in range(count):
             self.chain.add(wishes)
-        node_index.skip_to(self.db, self.height, [block.block_hash for block in self.chain.blocks[-count:]])
+        node_blocks.skip_to(self.db, self.height, [block.block_hash for block in self.chain.blocks[-count:]])
         for block in self.chain.blocks:
             block.seen_for &= self.watched
         self.pending = set(self.watched)
@@ -232,10 +232,10 @@ class NodeIndex(RuleBasedStateMachine):
     @rule()
     def find_past(self) -> None:
         """All blocks are searched for the addresses that wait for it."""
-        waiting = node_index.load_pending(self.db, limit=9)
+        waiting = node_scripts.load_pending(self.db, limit=9)
         assert {one.scripthash for one in waiting} == {scripthash_of(number) for number in self.pending}
         self.search(self.pending)
-        node_index.settle_past(
+        node_scripts.settle_past(
             self.db, [one.scripthash for one in waiting], reached=TIP + 900, history_from=None, unproved={}
         )
         self.pending = set()
@@ -249,7 +249,7 @@ class NodeIndex(RuleBasedStateMachine):
         """Search all blocks for some addresses."""
         known: set[PackedOutpoint] = set()
         for index, block in enumerate(self.chain.blocks):
-            node_index.save_found(self.db, findings(block, self.chain.height_of(index), numbers, known))
+            node_findings.save_found(self.db, findings(block, self.chain.height_of(index), numbers, known))
             block.seen_for |= numbers
 
     # --- what must hold ---
@@ -280,7 +280,7 @@ class NodeIndex(RuleBasedStateMachine):
     def histories_are_what_was_seen(self) -> None:
         """Every address has the transactions that blocks showed of it, in the chain's order."""
         numbers = range(ADDRESSES + 1)
-        assert node_index.load_histories(self.db, [scripthash_of(number) for number in numbers]) == {
+        assert node_findings.load_histories(self.db, [scripthash_of(number) for number in numbers]) == {
             scripthash_of(number): self.history_of(number) if number in self.watched else [] for number in numbers
         }
 
@@ -288,7 +288,7 @@ class NodeIndex(RuleBasedStateMachine):
     def outputs_are_those_of_watched_scripts(self) -> None:
         """Every output that was found is looked after, with its owner, and with the block that spent it."""
         owned = {number: self.owned_by(number) for number in self.watched}
-        assert sorted(node_index.load_outputs(self.db)) == sorted(
+        assert sorted(node_findings.load_outputs(self.db)) == sorted(
             (outpoint, scripthash_of(number)) for number, outputs in owned.items() for outpoint in outputs
         )
         assert dict(self.db.execute("SELECT outpoint, spent_height FROM node_output").fetchall()) == {
@@ -306,12 +306,12 @@ class NodeIndex(RuleBasedStateMachine):
                 if txid == txid_of(number):
                     one = found(number, height, position=position)
                     expected[txid] = KnownProof(height=height, position=position, siblings=one.siblings, raw=one.raw)
-        assert {txid: node_index.load_proof(self.db, txid) for txid in expected} == expected
+        assert {txid: node_findings.load_proof(self.db, txid) for txid in expected} == expected
 
     @invariant()
     def nothing_passes_for_whole_that_is_not(self) -> None:
         """Where a block was not looked through for an address, it says from where on its history is whole."""
-        assert node_index.count_pending(self.db) == len(self.pending)
+        assert node_scripts.count_pending(self.db) == len(self.pending)
         for number in self.watched:
             history_from, _ = coverage_of(self.db, number)
             is_whole = all(number in block.seen_for for block in self.chain.blocks)
@@ -321,10 +321,10 @@ class NodeIndex(RuleBasedStateMachine):
     def position_is_the_tip(self) -> None:
         """The last block that was looked through is the chain's, and no block of another branch is left."""
         if self.chain.blocks:
-            assert node_index.load_position(self.db) == (self.height, self.chain.blocks[-1].block_hash)
+            assert node_blocks.load_position(self.db) == (self.height, self.chain.blocks[-1].block_hash)
         for index, block in enumerate(self.chain.blocks):
-            assert node_index.load_block_hash(self.db, self.chain.height_of(index)) in (block.block_hash, None)
-        assert node_index.load_block_hash(self.db, self.height + 1) is None
+            assert node_blocks.load_block_hash(self.db, self.chain.height_of(index)) in (block.block_hash, None)
+        assert node_blocks.load_block_hash(self.db, self.height + 1) is None
 
 
 NodeIndex.TestCase.settings = settings(deadline=None, max_examples=40, stateful_step_count=25)
@@ -369,7 +369,7 @@ def test_what_is_taken_over_is_what_is_proved(
             assert set(kept) <= set(expected)
         pending = {scripthash_of(number) for number in set(entries) - whole}
         register(db, *entries, height=at)
-        assert {one.scripthash for one in node_index.load_pending(db, limit=9)} == pending
+        assert {one.scripthash for one in node_scripts.load_pending(db, limit=9)} == pending
         assert {number: coverage_of(db, number)[0] for number in entries} == {
             number: None if number in whole else at + 1 for number in entries
         }

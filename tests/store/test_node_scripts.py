@@ -4,9 +4,9 @@ import pytest
 
 from lightipn.bitcoin.transaction import Outpoint
 from lightipn.chain.history import UNKNOWN
-from lightipn.store import ledger, node_index, spends
+from lightipn.store import ledger, node_blocks, node_findings, node_scripts, spends
 from lightipn.store.database import Database
-from lightipn.store.node_index import NodeScript
+from lightipn.store.node_scripts import NodeScript
 from lightipn.store.spends import SpentOutput
 from tests.builders import block_hash_of, confirmed, entry_of, txid_of
 from tests.store.node_rows import (
@@ -42,9 +42,9 @@ def test_new_script_is_known_from_the_next_block_on(db: Database) -> None:
     save_block(db, TIP + 1)
     assert register(db, 1, 0, height=TIP + 1) == expected[::-1]
     assert coverage_of(db, 0) == (TIP + 1, 0)
-    assert sorted(node_index.load_pending(db, limit=9), key=repr) == sorted(expected, key=repr)
-    assert len(node_index.load_pending(db, limit=1)) == 1
-    assert node_index.count_pending(db) == 2
+    assert sorted(node_scripts.load_pending(db, limit=9), key=repr) == sorted(expected, key=repr)
+    assert len(node_scripts.load_pending(db, limit=1)) == 1
+    assert node_scripts.count_pending(db) == 2
 
 
 def test_script_that_nobody_wants_has_no_past_to_look_for(db: Database) -> None:
@@ -52,9 +52,9 @@ def test_script_that_nobody_wants_has_no_past_to_look_for(db: Database) -> None:
     begin(db)
     scripthash = scripthash_of(5)
     expected = [NodeScript(scripthash=scripthash, script=None, is_past_known=True)]
-    assert node_index.register(db, [scripthash], height=TIP) == expected
-    assert node_index.register(db, [], height=TIP) == []
-    assert node_index.count_pending(db) == 0
+    assert node_scripts.register(db, [scripthash], height=TIP) == expected
+    assert node_scripts.register(db, [], height=TIP) == []
+    assert node_scripts.count_pending(db) == 0
 
 
 def test_contested_outputs_are_those_that_payments_spend(db: Database) -> None:
@@ -70,9 +70,9 @@ def test_contested_outputs_are_those_that_payments_spend(db: Database) -> None:
     ]
     spends.save_spent_outputs(db, rows)
     expected = {coin(number, 2**32 - number): scripthash_of(number) for number in (1, 2)}
-    assert dict(node_index.load_contested(db)) == expected
+    assert dict(node_findings.load_contested(db)) == expected
     spends.drop_spends_from(db, scripthash_of(1))
-    assert node_index.load_contested(db) == [(coin(2, 2**32 - 2), scripthash_of(2))]
+    assert node_findings.load_contested(db) == [(coin(2, 2**32 - 2), scripthash_of(2))]
 
 
 def test_dropped_script_leaves_what_others_share(db: Database) -> None:
@@ -81,15 +81,15 @@ def test_dropped_script_leaves_what_others_share(db: Database) -> None:
     register(db, 1)
     save_block(db, TIP + 1, found(1, TIP + 1, pays=[1]))
     only_one = rows_in(db)
-    node_index.disconnect(db, TIP)
+    node_blocks.disconnect(db, TIP)
     register(db, 0)
     shared = found(1, TIP + 1, pays=[1, 0])
     save_block(db, TIP + 1, shared, found(2, TIP + 1, position=2, pays=[0]))
-    node_index.drop_script(db, scripthash_of(0))
+    node_scripts.drop_script(db, scripthash_of(0))
     assert rows_in(db) == only_one
-    assert node_index.load_proof(db, txid_of(2)) is None
-    node_index.drop_script(db, scripthash_of(0))
-    node_index.drop_script(db, scripthash_of(1))
+    assert node_findings.load_proof(db, txid_of(2)) is None
+    node_scripts.drop_script(db, scripthash_of(0))
+    node_scripts.drop_script(db, scripthash_of(1))
     emptied = rows_in(db)
     assert {table for table in NODE_TABLES if emptied[table]} == {"node_block"}
 
@@ -100,15 +100,15 @@ def test_stale_scripts_are_those_that_were_removed_meanwhile(db: Database) -> No
     register(db, 0, 1)
     save_block(db, TIP + 1, found(1, TIP + 1, pays=[0, 1]), found(2, TIP + 1, position=2, pays=[0]))
     before = rows_in(db)
-    node_index.drop_stale_scripts(db)
+    node_scripts.drop_stale_scripts(db)
     assert rows_in(db) == before
     ledger.remove_script(db, scripthash_of(0))
-    node_index.drop_stale_scripts(db)
+    node_scripts.drop_stale_scripts(db)
     assert history_of(db, 0) == []
     assert history_of(db, 1) == [(TIP + 1, 1, txid_of(1))]
-    assert node_index.load_proof(db, txid_of(2)) is None
-    assert node_index.load_outputs(db) == [(coin(1, 1), scripthash_of(1))]
-    assert node_index.count_pending(db) == 1
+    assert node_findings.load_proof(db, txid_of(2)) is None
+    assert node_findings.load_outputs(db) == [(coin(1, 1), scripthash_of(1))]
+    assert node_scripts.count_pending(db) == 1
 
 
 def test_stale_script_of_a_payment_that_was_settled_is_forgotten(db: Database) -> None:
@@ -116,10 +116,10 @@ def test_stale_script_of_a_payment_that_was_settled_is_forgotten(db: Database) -
     begin(db)
     register(db, 0)
     before = rows_in(db)
-    node_index.register(db, [scripthash_of(5)], height=TIP)
-    node_index.save_found(db, [found(1, TIP, spends={coin(900): 5})])
+    node_scripts.register(db, [scripthash_of(5)], height=TIP)
+    node_findings.save_found(db, [found(1, TIP, spends={coin(900): 5})])
     assert history_of(db, 5) == [(TIP, 1, txid_of(1))]
-    node_index.drop_stale_scripts(db)  # no payment is known that spends from it
+    node_scripts.drop_stale_scripts(db)  # no payment is known that spends from it
     assert rows_in(db) == before
 
 
@@ -130,7 +130,7 @@ def test_past_that_was_found_is_settled(db: Database) -> None:
     """Each script says from where on its history is whole, and what of it nothing proves."""
     begin(db)
     register(db, 0, 1, 2)
-    node_index.settle_past(
+    node_scripts.settle_past(
         db,
         [scripthash_of(0), scripthash_of(1)],
         reached=TIP + 900,
@@ -143,10 +143,12 @@ def test_past_that_was_found_is_settled(db: Database) -> None:
         (TIP + 1, 0),
     ]
     assert [is_past_known(db, number) for number in (0, 1, 2)] == [True, True, False]
-    assert [one.scripthash for one in node_index.load_pending(db, limit=9)] == [scripthash_of(2)]
-    assert node_index.count_pending(db) == 1
-    node_index.save_found(db, [found(91, TIP, pays=[1])])  # its block was to be had after all
-    node_index.settle_past(db, [scripthash_of(2), scripthash_of(1)], reached=TIP + 900, history_from=None, unproved={})
+    assert [one.scripthash for one in node_scripts.load_pending(db, limit=9)] == [scripthash_of(2)]
+    assert node_scripts.count_pending(db) == 1
+    node_findings.save_found(db, [found(91, TIP, pays=[1])])  # its block was to be had after all
+    node_scripts.settle_past(
+        db, [scripthash_of(2), scripthash_of(1)], reached=TIP + 900, history_from=None, unproved={}
+    )
     assert [coverage_of(db, number) for number in (0, 1, 2)] == [(TIP + 7, 0), (None, 0), (None, 0)]
 
 
@@ -155,11 +157,11 @@ def test_past_that_was_read_of_a_lost_block_is_looked_for_anew(db: Database) -> 
     begin(db)
     register(db, 0, 1, 2)
     for number, height in ((0, TIP), (1, TIP + 1)):
-        node_index.settle_past(db, [scripthash_of(number)], reached=TIP + 900, history_from=height + 1, unproved={})
-    node_index.settle_past(db, [scripthash_of(2)], reached=TIP + 900, history_from=None, unproved={})
+        node_scripts.settle_past(db, [scripthash_of(number)], reached=TIP + 900, history_from=height + 1, unproved={})
+    node_scripts.settle_past(db, [scripthash_of(2)], reached=TIP + 900, history_from=None, unproved={})
     save_block(db, TIP + 1)
-    assert node_index.disconnect(db, TIP) == ([], [scripthash_of(1)])
-    assert [one.scripthash for one in node_index.load_pending(db, limit=9)] == [scripthash_of(1)]
+    assert node_blocks.disconnect(db, TIP) == ([], [scripthash_of(1)])
+    assert [one.scripthash for one in node_scripts.load_pending(db, limit=9)] == [scripthash_of(1)]
 
 
 def test_what_nothing_proves_is_less_once_it_is_spent(db: Database) -> None:
@@ -167,15 +169,15 @@ def test_what_nothing_proves_is_less_once_it_is_spent(db: Database) -> None:
     begin(db)
     register(db, 0)
     unproved = {coin(91): (scripthash_of(0), 500), coin(92): (scripthash_of(0), 30)}
-    node_index.settle_past(db, [scripthash_of(0)], reached=TIP + 900, history_from=TIP + 1, unproved=unproved)
+    node_scripts.settle_past(db, [scripthash_of(0)], reached=TIP + 900, history_from=TIP + 1, unproved=unproved)
     assert coverage_of(db, 0) == (TIP + 1, 530)
-    assert dict(node_index.load_outputs(db)) == dict.fromkeys(unproved, scripthash_of(0))
+    assert dict(node_findings.load_outputs(db)) == dict.fromkeys(unproved, scripthash_of(0))
     payments = ledger.load_payments(db, scripthash_of(0))
     assert payments is not None
     assert payments.unproved == {Outpoint(txid_of(91), 0): 500, Outpoint(txid_of(92), 0): 30}
     save_block(db, TIP + 1, found(1, TIP + 1, spends={coin(91): 0}))
     assert coverage_of(db, 0) == (TIP + 1, 30)
-    node_index.disconnect(db, TIP)
+    node_blocks.disconnect(db, TIP)
     assert coverage_of(db, 0) == (TIP + 1, 530)
 
 
@@ -184,9 +186,9 @@ def test_past_of_a_script_that_left_meanwhile_is_not_settled(db: Database) -> No
     begin(db)
     register(db, 0)
     ledger.remove_script(db, scripthash_of(0))
-    node_index.drop_script(db, scripthash_of(0))
+    node_scripts.drop_script(db, scripthash_of(0))
     before = rows_in(db)
-    node_index.settle_past(db, [scripthash_of(0)], reached=TIP + 900, history_from=None, unproved={})
+    node_scripts.settle_past(db, [scripthash_of(0)], reached=TIP + 900, history_from=None, unproved={})
     assert rows_in(db) == before
     register(db, 0)
     assert not is_past_known(db, 0)
@@ -201,13 +203,13 @@ def test_address_that_is_removed_and_added_again_is_not_whole_by_that(
     begin(db)
     register(db, 0)
     if is_settled:
-        node_index.settle_past(
+        node_scripts.settle_past(
             db, [scripthash_of(0)], reached=TIP + 900, history_from=TIP + 1, unproved={coin(90): (scripthash_of(0), 5)}
         )
     ledger.remove_script(db, scripthash_of(0))
     ledger.add_script(db, regtest_address(0))
     if is_stopped:
-        node_index.drop_stale_scripts(db)
+        node_scripts.drop_stale_scripts(db)
     register(db, 0)
     assert coverage_of(db, 0)[0] is not None
 
@@ -217,14 +219,14 @@ def test_pruned_blocks_leave_no_history_whole(db: Database) -> None:
     begin(db, count=3)
     register(db, 0, 1)
     save_block(db, TIP + 1, found(1, TIP + 1, pays=[0]))
-    node_index.settle_past(db, [scripthash_of(0)], reached=TIP + 900, history_from=None, unproved={})
+    node_scripts.settle_past(db, [scripthash_of(0)], reached=TIP + 900, history_from=None, unproved={})
     ledger.add_script(db, regtest_address(2))  # not taken up yet
-    node_index.skip_to(db, TIP + 500, hashes_to(TIP + 500, count=4))
-    assert node_index.load_position(db) == (TIP + 500, block_hash_of(TIP + 500))
-    known = [height for height in range(TIP + 502) if node_index.load_block_hash(db, height) is not None]
+    node_blocks.skip_to(db, TIP + 500, hashes_to(TIP + 500, count=4))
+    assert node_blocks.load_position(db) == (TIP + 500, block_hash_of(TIP + 500))
+    known = [height for height in range(TIP + 502) if node_blocks.load_block_hash(db, height) is not None]
     assert known == list(range(TIP + 497, TIP + 501))
     assert [coverage_of(db, number) for number in (0, 1, 2)] == [(TIP + 501, 0)] * 3
-    assert {one.scripthash for one in node_index.load_pending(db, limit=9)} == {scripthash_of(0), scripthash_of(1)}
+    assert {one.scripthash for one in node_scripts.load_pending(db, limit=9)} == {scripthash_of(0), scripthash_of(1)}
     assert not is_past_known(db, 2, height=TIP + 500)
     assert history_of(db, 0) == [(TIP + 1, 1, txid_of(1))]
     save_block(db, TIP + 501, found(2, TIP + 501, spends={coin(1): 0}))
@@ -241,12 +243,12 @@ def test_other_servers_are_asked_for_what_was_not_whole(db: Database) -> None:
     for number in range(4):
         ledger.save_status(db, scripthash_of(number), STATUS, now=1)
     save_block(db, TIP + 1, found(1, TIP + 1, pays=[0]))
-    node_index.settle_past(db, [scripthash_of(0)], reached=TIP + 900, history_from=None, unproved={})
-    node_index.settle_past(
+    node_scripts.settle_past(db, [scripthash_of(0)], reached=TIP + 900, history_from=None, unproved={})
+    node_scripts.settle_past(
         db, [scripthash_of(1)], reached=TIP + 900, history_from=None, unproved={coin(91): (scripthash_of(1), 1)}
     )
-    node_index.settle_past(db, [scripthash_of(2)], reached=TIP + 900, history_from=TIP + 9, unproved={})
-    node_index.clear(db)
+    node_scripts.settle_past(db, [scripthash_of(2)], reached=TIP + 900, history_from=TIP + 9, unproved={})
+    node_blocks.clear(db)
     assert rows_in(db) == {table: [] for table in NODE_TABLES}
     assert [coverage_of(db, number) for number in range(4)] == [(None, 0)] * 4
     assert dict(ledger.load_watches(db)) == {
@@ -255,13 +257,13 @@ def test_other_servers_are_asked_for_what_was_not_whole(db: Database) -> None:
         scripthash_of(2): UNKNOWN,
         scripthash_of(3): UNKNOWN,
     }
-    assert node_index.load_position(db) is None
+    assert node_blocks.load_position(db) is None
 
 
 def test_servers_have_nothing_to_forget_where_no_node_was_followed(db: Database) -> None:
     """A service that never had a node is asked for nothing again."""
     absorb(db, 0, entry_of(1, state=confirmed(TIP)))
-    node_index.clear(db)
+    node_blocks.clear(db)
     assert dict(ledger.load_watches(db)) == {scripthash_of(0): STATUS}
 
 
@@ -271,7 +273,7 @@ def test_node_after_other_servers_claims_only_what_these_answered(db: Database) 
     register(db, 0, 1)
     for number in (0, 1):
         ledger.save_status(db, scripthash_of(number), STATUS, now=1)
-    node_index.clear(db)
+    node_blocks.clear(db)
     ledger.save_status(db, scripthash_of(1), STATUS, now=2)  # this one was answered
     begin(db)
     assert [is_past_known(db, number, height=TIP) for number in (0, 1)] == [False, True]

@@ -1,0 +1,193 @@
+"""What was found in the blocks of one's own bitcoind: which transactions concern which scripts, and what proves them.
+
+A node has no index of addresses. So what its blocks showed is kept here, and histories are read from it. The ledger
+stays what was *proved*; this is evidence.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlite_utils import Database
+
+from lightipn.bitcoin.hashes import ScriptHash, Txid
+from lightipn.bitcoin.transaction import packed_outpoint
+
+# Blocks whose hashes are kept to find where a reorg begins, and whose transactions keep their proofs: more than the 288
+# that a pruned node is sure to have.
+BLOCKS_KEPT = 2016
+_HASH_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundTransaction:
+    """A transaction of a block that concerns scripts.
+
+    Args:
+        position: in its block, from 0.
+        siblings: its merkle branch, from the leaf upwards.
+        outputs: packed outpoints (36 bytes) that belong to scripts, each with the script's hash.
+        spends: packed outpoints of scripts that it spends, likewise.
+    """
+
+    txid: Txid
+    height: int
+    position: int
+    siblings: tuple[bytes, ...]
+    raw: bytes
+    outputs: Mapping[bytes, ScriptHash]
+    spends: Mapping[bytes, ScriptHash]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownProof:
+    """Where a transaction was found, and what proves it; both None once it is deep in the chain."""
+
+    height: int
+    position: int
+    siblings: tuple[bytes, ...] | None
+    raw: bytes | None
+
+
+# --- transactions ---
+
+
+def save_found(db: Database, found: Iterable[FoundTransaction]) -> None:
+    """Record transactions of blocks."""
+    for one in found:
+        db.execute(
+            "INSERT OR REPLACE INTO node_transaction (txid, height, position, siblings, raw) VALUES (?, ?, ?, ?, ?)",
+            [one.txid, one.height, one.position, b"".join(one.siblings), one.raw],
+        )
+        db.conn.executemany(
+            "INSERT OR IGNORE INTO node_entry (scripthash, txid) VALUES (?, ?)",
+            [(scripthash, one.txid) for scripthash in {*one.outputs.values(), *one.spends.values()}],
+        )
+        save_outputs(db, one.outputs)
+        mark_spent(db, one.spends, one.height)
+        recount_unproved(db, {*one.outputs.values(), *one.spends.values()})
+
+
+def drop_transactions(db: Database, txids: Sequence[Txid]) -> None:
+    """Forget transactions, with the outputs that they made."""
+    for txid in txids:
+        db.execute("DELETE FROM node_entry WHERE txid = ?", [txid])
+        db.execute("DELETE FROM node_transaction WHERE txid = ?", [txid])
+        # Outpoints begin with their txid: a range is a look at the key.
+        db.execute("DELETE FROM node_output WHERE outpoint BETWEEN ? AND ?", [txid, txid + b"\xff" * 4])
+
+
+def load_histories(db: Database, scripthashes: Sequence[ScriptHash]) -> dict[ScriptHash, list[tuple[int, int, Txid]]]:
+    """Return what blocks show of each script: height, position and txid, in the chain's order."""
+    return {
+        scripthash: [
+            (row[0], row[1], Txid(row[2]))
+            for row in db.execute(
+                "SELECT height, position, txid FROM node_entry JOIN node_transaction USING (txid)"
+                " WHERE scripthash = ? ORDER BY height, position",
+                [scripthash],
+            ).fetchall()
+        ]
+        for scripthash in scripthashes
+    }
+
+
+def load_proof(db: Database, txid: Txid) -> KnownProof | None:
+    """Return where a transaction was found, or None."""
+    row = db.execute("SELECT height, position, siblings, raw FROM node_transaction WHERE txid = ?", [txid]).fetchone()
+    if row is None:
+        return None
+    siblings = None
+    if row[2] is not None:
+        siblings = tuple(row[2][at : at + _HASH_BYTES] for at in range(0, len(row[2]), _HASH_BYTES))
+    return KnownProof(height=row[0], position=row[1], siblings=siblings, raw=row[3])
+
+
+# --- outputs ---
+
+
+def save_outputs(db: Database, outputs: Mapping[bytes, ScriptHash]) -> None:
+    """Record outputs that are proved: packed outpoints, each with the hash of the script that it belongs to."""
+    db.conn.executemany(
+        "INSERT INTO node_output (outpoint, scripthash) VALUES (?, ?)"
+        " ON CONFLICT (outpoint) DO UPDATE SET unproved_sat = NULL",
+        list(outputs.items()),
+    )
+
+
+def mark_spent(db: Database, outpoints: Iterable[bytes], height: int) -> None:
+    """Record that a block of this height spends outputs."""
+    db.conn.executemany(
+        "UPDATE node_output SET spent_height = ? WHERE outpoint = ?", [(height, outpoint) for outpoint in outpoints]
+    )
+
+
+def load_outputs(db: Database) -> list[tuple[bytes, ScriptHash]]:
+    """Return the packed outpoints whose spending concerns a script, but for those that were spent long ago."""
+    rows = db.execute(
+        "SELECT outpoint, scripthash FROM node_output WHERE spent_height IS NULL"
+        " OR spent_height > (SELECT max(height) FROM node_block) - ?",
+        [BLOCKS_KEPT],
+    ).fetchall()
+    return [(row[0], ScriptHash(row[1])) for row in rows]
+
+
+def known_outputs_of(db: Database, outpoints: Iterable[bytes]) -> set[bytes]:
+    """Return those of some packed outpoints that are proved."""
+    return {
+        outpoint
+        for outpoint in outpoints
+        if db.execute("SELECT 1 FROM node_output WHERE outpoint = ? AND unproved_sat IS NULL", [outpoint]).fetchone()
+        is not None
+    }
+
+
+def load_contested(db: Database) -> list[tuple[bytes, ScriptHash]]:
+    """Return the packed outpoints that unconfirmed payments spend, each with the script that it belongs to."""
+    rows = db.execute(
+        "SELECT txid, output_index, scripthash FROM spent_output WHERE length(scripthash) = ?", [_HASH_BYTES]
+    ).fetchall()
+    return [(packed_outpoint(row[0], row[1]), ScriptHash(row[2])) for row in rows]
+
+
+# --- outputs that nothing proves ---
+
+
+def save_strays(
+    db: Database, strays: Mapping[bytes, tuple[ScriptHash, int]], *, spent_height: int | None = None
+) -> None:
+    """Record outputs of scripts that nothing proves, each with its script's hash and its satoshis.
+
+    Args:
+        spent_height: of the block that spends them.
+    """
+    db.conn.executemany(
+        "INSERT OR IGNORE INTO node_output (outpoint, scripthash, unproved_sat, spent_height) SELECT ?1, ?2, ?3, ?4"
+        " WHERE EXISTS (SELECT 1 FROM script WHERE scripthash = ?2)",
+        [(outpoint, owner, amount_sat, spent_height) for outpoint, (owner, amount_sat) in strays.items()],
+    )
+
+
+def recount_unproved(db: Database, scripthashes: Iterable[ScriptHash]) -> None:
+    """Sum up anew what these scripts hold unspent that nothing proves."""
+    db.conn.executemany(
+        "UPDATE script SET unproved_sat = (SELECT coalesce(sum(node_output.unproved_sat), 0) FROM node_output"
+        " WHERE node_output.scripthash = ?1 AND node_output.unproved_sat IS NOT NULL AND spent_height IS NULL)"
+        " WHERE scripthash = ?1 AND (unproved_sat > 0 OR EXISTS"
+        " (SELECT 1 FROM node_output WHERE node_output.scripthash = ?1 AND node_output.unproved_sat IS NOT NULL))",
+        [(scripthash,) for scripthash in scripthashes],
+    )
+
+
+def has_unproved(db: Database, scripthash: ScriptHash) -> bool:
+    """Tell whether a script holds what nothing proves."""
+    row = db.execute("SELECT 1 FROM script WHERE scripthash = ? AND unproved_sat > 0", [scripthash]).fetchone()
+    return row is not None
+
+
+def is_unproved(db: Database, txid: Txid) -> bool:
+    """Tell whether a transaction paid a script in a block, though nothing proves it."""
+    row = db.execute(
+        "SELECT 1 FROM node_output WHERE outpoint BETWEEN ? AND ? AND unproved_sat IS NOT NULL LIMIT 1",
+        [txid, txid + b"\xff" * 4],
+    ).fetchone()
+    return row is not None

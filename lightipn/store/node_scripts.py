@@ -1,0 +1,122 @@
+"""The scripts that the blocks of one's own bitcoind are searched for, and whether their past was looked for."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlite_utils import Database
+
+from lightipn.bitcoin.hashes import ScriptHash
+from lightipn.store.node_findings import recount_unproved, save_strays
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeScript:
+    """A script that blocks are searched for.
+
+    Args:
+        script: None where only outputs of it are looked after, which an unconfirmed payment spends.
+    """
+
+    scripthash: ScriptHash
+    script: bytes | None
+    is_past_known: bool
+
+
+def register(db: Database, scripthashes: Sequence[ScriptHash], *, height: int) -> list[NodeScript]:
+    """Take scripts up, and return what is known of each; a new one is known from the next block on.
+
+    Args:
+        height: of the last block that was looked through.
+    """
+    registered = []
+    for scripthash in scripthashes:
+        row = db.execute(
+            "SELECT script, is_past_known FROM script LEFT JOIN node_script USING (scripthash) WHERE scripthash = ?",
+            [scripthash],
+        ).fetchone()
+        script, is_past_known = row if row is not None else (None, 1)
+        if is_past_known is None:
+            db.execute(
+                "INSERT INTO node_script (scripthash, is_past_known, from_height) VALUES (?, 0, ?)",
+                [scripthash, height],
+            )
+            db.execute("UPDATE script SET history_from = ? WHERE scripthash = ?", [height + 1, scripthash])
+        registered.append(NodeScript(scripthash=scripthash, script=script, is_past_known=bool(is_past_known)))
+    return registered
+
+
+def drop_stale_scripts(db: Database) -> None:
+    """Forget scripts that nobody watches any more."""
+    rows = db.execute(
+        "SELECT scripthash FROM (SELECT scripthash FROM node_script UNION SELECT scripthash FROM node_entry) AS known"
+        " WHERE NOT EXISTS (SELECT 1 FROM script WHERE script.scripthash = known.scripthash)"
+        " AND NOT EXISTS (SELECT 1 FROM spent_output WHERE spent_output.scripthash = known.scripthash)"
+    ).fetchall()
+    for (scripthash,) in rows:
+        drop_script(db, ScriptHash(scripthash))
+
+
+def drop_script(db: Database, scripthash: ScriptHash) -> None:
+    """Forget a script, with what was found of it alone."""
+    txids = db.execute("SELECT txid FROM node_entry WHERE scripthash = ?", [scripthash]).fetchall()
+    db.execute("DELETE FROM node_script WHERE scripthash = ?", [scripthash])
+    db.execute("DELETE FROM node_entry WHERE scripthash = ?", [scripthash])
+    db.execute("DELETE FROM node_output WHERE scripthash = ?", [scripthash])
+    db.conn.executemany(
+        "DELETE FROM node_transaction WHERE txid = ?1 AND NOT EXISTS (SELECT 1 FROM node_entry WHERE txid = ?1)",
+        txids,
+    )
+
+
+# --- the past ---
+
+
+def load_pending(db: Database, *, limit: int) -> list[NodeScript]:
+    """Return scripts whose past is still to be looked for."""
+    rows = db.execute(
+        "SELECT scripthash, script FROM node_script JOIN script USING (scripthash) WHERE is_past_known = 0 LIMIT ?",
+        [limit],
+    ).fetchall()
+    return [NodeScript(scripthash=ScriptHash(row[0]), script=row[1], is_past_known=False) for row in rows]
+
+
+def count_pending(db: Database) -> int:
+    """Return how many scripts' past is still to be looked for."""
+    return int(db.execute("SELECT count(*) FROM node_script WHERE is_past_known = 0").fetchone()[0])
+
+
+def settle_past(
+    db: Database,
+    scripthashes: Iterable[ScriptHash],
+    *,
+    reached: int,
+    history_from: int | None,
+    unproved: Mapping[bytes, tuple[ScriptHash, int]],
+) -> list[ScriptHash]:
+    """Record that a script's past was looked for, and return for which that is the whole of it.
+
+    Args:
+        reached: height up to which it was looked for. Who was let go of and watched again since then, and is searched
+            for from a higher block on, has to wait for another search.
+        history_from: the height from which on it is whole; None where all of it is.
+        unproved: packed outpoints that are unspent and cannot be proved, each with its script's hash and its satoshis.
+    """
+    save_strays(db, unproved)
+    settled = []
+    for scripthash in scripthashes:
+        cursor = db.execute(
+            "UPDATE node_script SET is_past_known = 1 WHERE scripthash = ? AND from_height <= ?", [scripthash, reached]
+        )
+        if cursor.rowcount:
+            settled.append(scripthash)
+            db.execute("UPDATE script SET history_from = ? WHERE scripthash = ?", [history_from, scripthash])
+            # What was found is not in the ledger yet: until it is, nobody is told that this is all.
+            db.execute(
+                "UPDATE script SET absorbed_at = NULL WHERE scripthash = ? AND EXISTS (SELECT 1 FROM node_entry"
+                " WHERE node_entry.scripthash = script.scripthash AND NOT EXISTS (SELECT 1 FROM ledger_entry"
+                " WHERE ledger_entry.scripthash = node_entry.scripthash AND ledger_entry.txid = node_entry.txid"
+                " AND state = 'confirmed'))",
+                [scripthash],
+            )
+    recount_unproved(db, settled)
+    return settled
