@@ -26,7 +26,7 @@ from lightipn.proxy import parse_proxy
 from lightipn.service.ground import AccountHooks, ForwardingKit
 
 if TYPE_CHECKING:
-    from lightipn.bitcoind.rpc import NodeRpc
+    from lightipn.bitcoind.node import NodeRpc
 
 
 def policies_of(config: Config) -> dict[str, Policy]:
@@ -134,7 +134,8 @@ def connector_of(config: Config) -> Connector:
 async def open_node(config: Config) -> AsyncIterator["NodeRpc"]:
     """Open the way to one's own bitcoind; it connects when it is asked."""
     # A service on Electrum servers does not carry it.
-    from lightipn.bitcoind.rpc import Credentials, NodeRpc, open_http_wire
+    from lightipn.bitcoind.node import NodeRpc
+    from lightipn.bitcoind.rpc import Credentials, open_http_wire
 
     bitcoind = config.bitcoind
     credentials = Credentials(cookie_file=bitcoind.cookie_file, user=bitcoind.user, password=bitcoind.password)

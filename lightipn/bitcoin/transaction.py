@@ -32,6 +32,11 @@ def packed_outpoint(txid: bytes, index: int) -> PackedOutpoint:
     return txid + index.to_bytes(4, "little")
 
 
+def unpacked_outpoint(packed: PackedOutpoint) -> Outpoint:
+    """Return an outpoint that stands so in a transaction."""
+    return Outpoint(Txid(packed[:32]), int.from_bytes(packed[32:], "little"))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TxOutput:
     """An amount in satoshis and the output script it is paid to."""

@@ -1,7 +1,8 @@
 """What a node must be before it is of use."""
 
 from lightipn.bitcoin.network import Network
-from lightipn.bitcoind.rpc import ChainInfo, NodeRpc
+from lightipn.bitcoind.answers import ChainInfo
+from lightipn.bitcoind.node import NodeRpc
 from lightipn.errors import SourceUnavailableError
 
 LOWEST_VERSION = 240_000
@@ -28,6 +29,6 @@ async def greet(node: NodeRpc, network: Network, info: ChainInfo) -> str:
         raise SourceUnavailableError(f"too-old: version {software.version}, want {LOWEST_VERSION} (24.0)")
     if info.is_in_download:
         raise SourceUnavailableError(
-            f"initial-download: {info.progress * 100:.2f} percent, block {info.blocks} of {info.headers}"
+            f"initial-download: {info.progress * 100:.2f} percent, block {info.height} of {info.header_height}"
         )
     return "".join(each for each in software.subversion[:SHOWN_CHARACTERS] if each.isprintable())

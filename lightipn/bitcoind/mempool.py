@@ -4,7 +4,7 @@ Of every transaction a fingerprint of its output scripts is kept (four bytes eac
 from now on finds the payments that wait for it already; of those that concern a watched script, the match.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TypeVar
 
@@ -16,6 +16,7 @@ from lightipn.chain.history import HistoryEntry
 Key = TypeVar("Key")
 
 FINGERPRINT_BYTES = 4
+LOOKED_AT_ONCE = 5_000
 
 
 def fingerprint_of(script: bytes) -> bytes:
@@ -102,13 +103,6 @@ class MempoolView:
             del self._spenders[outpoint]
         return match.scripthashes
 
-    def clear(self) -> set[ScriptHash]:
-        """Forget everything, since another mempool follows, and return whom that concerns."""
-        concerned = set(self._by_script)
-        for view in (self._fingerprints, self._matches, self._parents, self._children, self._spenders, self._by_script):
-            view.clear()
-        return concerned
-
     def forget_script(self, scripthash: ScriptHash) -> None:
         """Say that nobody watches a script any more."""
         for txid in list(self._by_script.get(scripthash, ())):
@@ -122,14 +116,15 @@ class MempoolView:
             if rest.scripthashes:
                 self._enter(rest, parents)
 
-    def candidates(self, scripts: Iterable[bytes]) -> list[Txid]:
-        """Return the transactions that may pay one of these scripts; few of them do not."""
+    def candidates(self, scripts: Iterable[bytes]) -> Iterator[list[Txid]]:
+        """Yield the transactions that may pay one of these scripts, few of which do not; a list for so many looked at.
+
+        A list may be empty: it is there so that whoever looks through a large mempool can let others have their turn.
+        """
         wanted = {fingerprint_of(script) for script in scripts}
-        return [
-            txid
-            for txid, packed in self._fingerprints.items()
-            if any(packed[at : at + FINGERPRINT_BYTES] in wanted for at in range(0, len(packed), FINGERPRINT_BYTES))
-        ]
+        waiting = list(self._fingerprints.items()) if wanted else []
+        for at in range(0, len(waiting), LOOKED_AT_ONCE):
+            yield [txid for txid, packed in waiting[at : at + LOOKED_AT_ONCE] if _has_any(packed, wanted)]
 
     def matches(self) -> Sequence[Match]:
         """Return what concerns watched scripts."""
@@ -146,6 +141,10 @@ class MempoolView:
             for txid in self._by_script.get(scripthash, ())
         ]
         return sorted(found, key=lambda entry: (entry.has_unconfirmed_parent, hex_of(entry.txid)))
+
+
+def _has_any(packed: bytes, wanted: AbstractSet[bytes]) -> bool:
+    return any(packed[at : at + FINGERPRINT_BYTES] in wanted for at in range(0, len(packed), FINGERPRINT_BYTES))
 
 
 def _discard(index: dict[Key, set[Txid]], key: Key, txid: Txid) -> None:

@@ -6,8 +6,7 @@ import structlog
 import trio
 
 from lightipn.bitcoin.hashes import ScriptHash
-from lightipn.bitcoind.follower import NodeFollower
-from lightipn.bitcoind.past import PastFinder
+from lightipn.bitcoind.enrolment import Enrolment
 from lightipn.errors import SourceError
 
 AT_ONCE = 1000
@@ -19,13 +18,16 @@ class Registrar:
     """The wishes that are not worked in yet.
 
     Args:
-        ring: says that histories may have changed.
+        ring_search: says that there is a past to be looked for.
+        ring_teller: says that histories may have changed.
     """
 
-    def __init__(self, follower: NodeFollower, past: PastFinder, ring: Callable[[], None]) -> None:
-        self._follower = follower
-        self._past = past
-        self._ring = ring
+    def __init__(
+        self, enrolment: Enrolment, *, ring_search: Callable[[], None], ring_teller: Callable[[], None]
+    ) -> None:
+        self._enrolment = enrolment
+        self._ring_search = ring_search
+        self._ring_teller = ring_teller
         self._wanted: dict[ScriptHash, float] = {}  # and since when, on Trio's clock
         self._under_way: dict[ScriptHash, float] = {}
         self._unwanted: dict[ScriptHash, None] = {}
@@ -62,7 +64,7 @@ class Registrar:
         """Work wishes in for ever, once it is known from which block on scripts are looked for."""
         while True:
             self._bell = trio.Event()
-            if self._follower.position is not None:
+            if self._enrolment.is_open:
                 try:
                     await self.work()
                 except SourceError as error:
@@ -90,10 +92,10 @@ class Registrar:
                     raise
                 finally:
                     self._under_way = {}
-                self._ring()
+                self._ring_teller()
 
     async def _work_in(self, gone: list[ScriptHash], wanted: list[ScriptHash]) -> None:
         if gone:
-            await self._follower.forget(gone)
-        if wanted and await self._follower.register(wanted):
-            self._past.ring()
+            await self._enrolment.let_go(gone)
+        if wanted and await self._enrolment.take_up(wanted):
+            self._ring_search()

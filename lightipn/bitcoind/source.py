@@ -3,19 +3,20 @@
 import time
 from collections.abc import AsyncIterator, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import structlog
 import trio
 
-from lightipn.bitcoin.block import parse_block
-from lightipn.bitcoin.hashes import BlockHash, ScriptHash, Txid, hash_from_hex, hex_of
-from lightipn.bitcoin.merkle import merkle_branch_of
+from lightipn.bitcoin.hashes import BlockHash, ScriptHash, Txid
 from lightipn.bitcoin.network import Network
 from lightipn.bitcoin.transaction import Outpoint, TxOutput
-from lightipn.bitcoind.book import WatchBook
-from lightipn.bitcoind.follower import NodeFollower
+from lightipn.bitcoind.answers import ChainInfo
+from lightipn.bitcoind.block_follower import BlockFollower
+from lightipn.bitcoind.enrolment import Enrolment
 from lightipn.bitcoind.greeting import greet
+from lightipn.bitcoind.mempool_follower import MempoolFollower
+from lightipn.bitcoind.node import NodeRpc
 from lightipn.bitcoind.notices import (
     BlockNotice,
     GapNotice,
@@ -25,15 +26,18 @@ from lightipn.bitcoind.notices import (
     listen,
 )
 from lightipn.bitcoind.past import PastFinder
+from lightipn.bitcoind.proofs import NodeProofs
 from lightipn.bitcoind.registrar import Registrar
-from lightipn.bitcoind.rpc import NOT_FOUND, ChainInfo, NodeRpc
-from lightipn.chain.history import History, Status, status_of
+from lightipn.bitcoind.rpc import NOT_FOUND
+from lightipn.bitcoind.standing import Standing
+from lightipn.bitcoind.teller import Teller
+from lightipn.bitcoind.view import new_view
+from lightipn.chain.history import History, Status
 from lightipn.chain.source import (
     FeeHistogram,
     MerkleBranch,
     Misbehaviour,
     RawTransaction,
-    ScriptHashChanged,
     ServerState,
     SourceLost,
     TipChanged,
@@ -45,13 +49,15 @@ from lightipn.store import node_findings
 from lightipn.store.database import Store
 
 UPDATES_BUFFER = 256
-UNDER_WAY_AT_MOST = 200
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 10.0
 NO_NODE_WAIT_S = 10.0
 # With ZMQ a look at everything is only there for what it lost.
 ROUND_WITH_NOTICES_S = 60.0
 NOTICES_BUFFER = 1000
+# A node scans for one caller at a time, for minutes on mainnet: it gets as long a pause as the search took.
+LONGEST_SEARCH_PAUSE_S = 600.0
+LONGEST_SEARCH_RETRY_S = 60.0
 
 log = structlog.get_logger("bitcoind")
 
@@ -77,23 +83,22 @@ class BitcoindSource:
         self._store = store
         self._network = network
         self._options = options
-        self._book = WatchBook()
-        self._follower = NodeFollower(node, store, self._book)
-        self._past = PastFinder(node, store, self._book, self._follower)
-        self._registrar = Registrar(self._follower, self._past, self._ring)
-        self._round_bell = trio.Event()
-        self._tell_bell = trio.Event()
+        self._view = view = new_view()
+        self._standing = Standing(node.name)
         self._send_update, self._updates = trio.open_memory_channel[Update](UPDATES_BUFFER)
-        self._told_tip: str | None = None
-        # Histories wait until blocks, mempool and tip belong together: else a reorg, or a rival's block, looks as if a
-        # payment were hidden.
-        self._holds_back = True
-        self._gap_since = trio.current_time()
+        self._teller = Teller(store, view, self._send_update, name=node.name)
+        self._blocks = BlockFollower(node, store, view)
+        self._mempool = MempoolFollower(node, store, view)
+        self._proofs = NodeProofs(node, store, view)
+        self._past = PastFinder(node, store, view, self._blocks, self._mempool)
+        self._registrar = Registrar(
+            Enrolment(store, view, self._mempool), ring_search=self._ring_search, ring_teller=self._teller.ring
+        )
+        self._round_bell = trio.Event()
+        self._search_bell = trio.Event()
+        self._told_tip: BlockHash | None = None
         # Whether notices come, so that there is no need to look all the time.
         self._hears_blocks = self._hears_transactions = self._is_block_noticed = False
-        self._evidence: list[Misbehaviour] = []
-        self._state = ServerState(name=node.name, verdict="connecting")
-        self._changed = trio.Event()
 
     # --- running ---
 
@@ -102,8 +107,9 @@ class BitcoindSource:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follow)
             nursery.start_soon(self._registrar.run)
-            nursery.start_soon(self._tell)
-            nursery.start_soon(self._past.run)
+            nursery.start_soon(self._teller.run)
+            nursery.start_soon(self._search_past)
+            nursery.start_soon(self._past.scans.run)
             if self._options.zmq:
                 send, receive = trio.open_memory_channel[Notice](NOTICES_BUFFER)
                 nursery.start_soon(listen, self._options.zmq, send)
@@ -129,68 +135,86 @@ class BitcoindSource:
         """Look at the node once: its state, its blocks, its mempool."""
         started = time.perf_counter()
         info = await self._node.fetch_chain_info()
-        self._note(latency_ms=(time.perf_counter() - started) * 1000, tip_height=info.blocks)
-        if self._state.verdict != "connected":
-            self._note(software=await greet(self._node, self._network, info))
-        await self._follower.open(info)
+        standing, view = self._standing, self._view
+        standing.note(latency_ms=(time.perf_counter() - started) * 1000, tip_height=info.height)
+        if not standing.is_connected:
+            standing.note(software=await greet(self._node, self._network, info))
+        await self._blocks.open(info)
         await self._registrar.work()  # before the first block: it may pay one of them
-        self._holds_back |= self._follower.position is None or info.tip_hash != hex_of(self._follower.position[1])
-        if self._state.verdict != "connected" and self._follower.height + 1 < info.blocks:
-            self._note(reason=f"looks through blocks {self._follower.height} to {info.blocks}")
-        before, was_noticed = self._follower.position, self._is_block_noticed
-        await self._follower.follow_blocks(info)
-        if self._follower.without_past:
-            self._past.ring()
-        unheard = await self._follower.follow_mempool()
+        if view.position is None or info.tip_hash != view.position.block_hash:
+            self._teller.hold_back()
+        if not standing.is_connected and view.height + 1 < info.height:
+            standing.note(reason=f"looks through blocks {view.height} to {info.height}")
+        before, was_noticed = view.position, self._is_block_noticed
+        await self._blocks.follow(info)
+        if view.targets.past_pending:
+            self._ring_search()
+        unheard = await self._mempool.follow()
         if unheard is None:
             self._round_bell.set()  # a block came meanwhile
             return
         # What a look finds before a notice told of it shows that notices do not come, or not all.
-        self._hears_blocks &= was_noticed or self._follower.position == before
+        self._hears_blocks &= was_noticed or view.position == before
         self._hears_transactions &= unheard == 0
         self._is_block_noticed = False
-        if self._state.verdict != "connected":
-            self._note(verdict="connected", reason="")
-            log.info(
-                "bitcoind.node_followed",
-                node=self._node.name,
-                software=self._state.software,
-                height=self._follower.height,
-                prune_height=info.prune_height,
-                indexes=sorted(each for each in await self._node.fetch_indexes() if each.isprintable()),
-            )
-            self._told_tip = None
-            self._registrar.ring()
-            self._past.set_ready(True)
+        if not standing.is_connected:
+            await self._note_connected(info)
         await self._tell_tip(info)
-        self._holds_back = False
-        self._tell_bell.set()
+        self._teller.go_on()
+
+    async def _note_connected(self, info: ChainInfo) -> None:
+        self._standing.note(verdict="connected", reason="")
+        log.info(
+            "bitcoind.node_followed",
+            node=self._node.name,
+            software=self._standing.state.software,
+            height=self._view.height,
+            prune_height=info.prune_height,
+            indexes=sorted(each for each in await self._node.fetch_indexes() if each.isprintable()),
+        )
+        self._told_tip = None
+        self._registrar.ring()
+        self._ring_search()
 
     async def _lose(self, error: SourceError) -> None:
-        was_connected = self._state.verdict == "connected"
-        reason = str(error)
-        if self._state.reason != reason or was_connected:
-            log.warning("bitcoind.node_unavailable", node=self._node.name, reason=reason)
-        self._note(verdict="unavailable", reason=reason)
-        self._past.set_ready(False)
-        self._holds_back = True
-        if was_connected:
-            self._gap_since = trio.current_time()
+        self._teller.hold_back()
+        if self._standing.note_lost(str(error)):
             self._told_tip = None
             await self._send_update.send(SourceLost(server=self._node.name))
 
     async def _tell_tip(self, info: ChainInfo) -> None:
         if self._told_tip == info.tip_hash:
             return
-        block_hash = BlockHash(hash_from_hex(info.tip_hash))
-        [raw_header] = await self._node.fetch_headers([block_hash]) or [b""]
+        [raw_header] = await self._node.fetch_headers([info.tip_hash]) or [b""]
         if raw_header:
             self._told_tip = info.tip_hash
-            await self._send_update.send(TipChanged(server=self._node.name, height=info.blocks, raw_header=raw_header))
+            await self._send_update.send(TipChanged(server=self._node.name, height=info.height, raw_header=raw_header))
+
+    def _ring_search(self) -> None:
+        self._search_bell.set()
+
+    async def _search_past(self) -> None:
+        """Look for the past of scripts, whenever there is one to look for and the node can be asked."""
+        tries = 0
+        while True:
+            self._search_bell = trio.Event()
+            if not (self._standing.is_connected and await self._past.has_work()):
+                await self._search_bell.wait()
+                continue
+            started = trio.current_time()
+            try:
+                await self._past.work()
+                tries, pause_s = 0, min(trio.current_time() - started, LONGEST_SEARCH_PAUSE_S)
+                self._teller.ring()
+            except SourceError as error:
+                pause_s = min(2.0 ** min(tries, 10), LONGEST_SEARCH_RETRY_S)
+                tries += 1
+                log.warning("bitcoind.past_unavailable", reason=str(error), again_in_s=pause_s)
+            await trio.sleep(pause_s)
 
     async def _take_notices(self, receive: trio.MemoryReceiveChannel[Notice]) -> None:
         async for notice in receive:
-            if self._state.verdict != "connected":
+            if not self._standing.is_connected:
                 continue  # the round after the greeting looks at everything
             try:
                 match notice:
@@ -201,40 +225,12 @@ class BitcoindSource:
                         self._round_bell.set()
                     case TransactionNotice(txid, raw):
                         self._hears_transactions = True
-                        await self._follower.take_notice(txid, raw)
+                        await self._mempool.take_notice(txid, raw)
                     case RemovalNotice(txid):
-                        await self._follower.take_removal(txid)
+                        await self._mempool.take_removal(txid)
             except SourceError:
                 self._round_bell.set()
-            self._tell_bell.set()
-
-    # --- telling ---
-
-    def _ring(self) -> None:
-        self._tell_bell.set()
-
-    async def _tell(self) -> None:
-        """Read the histories of scripts that were touched, and tell those that are news."""
-        while True:
-            self._tell_bell = trio.Event()
-            if self._holds_back:
-                await self._tell_bell.wait()
-                continue
-            taken = self._book.take(now=trio.current_time(), limit=UNDER_WAY_AT_MOST)
-            for scripthash, history in (await self._follower.histories(taken) if taken else {}).items():
-                is_pending = scripthash in self._follower.without_past
-                if not history and is_pending:
-                    continue  # nothing can be said of it before its past was looked for
-                status = status_of(history)
-                if self._book.is_news(scripthash, status):
-                    update = ScriptHashChanged(
-                        server=self._node.name, scripthash=scripthash, status=status, history=history
-                    )
-                    await self._send_update.send(update)
-            if taken:
-                continue
-            with trio.move_on_at(self._book.next_recheck()):
-                await self._tell_bell.wait()
+            self._teller.ring()
 
     async def updates(self) -> AsyncIterator[Update]:
         """Yield what changed, for ever."""
@@ -245,7 +241,7 @@ class BitcoindSource:
 
     def watch(self, scripthash: ScriptHash, known_status: Status | None) -> bool:
         """Register a scripthash with what of it has been absorbed; False if it was registered, and stays as it is."""
-        is_new = self._book.watch(scripthash, known_status)
+        is_new = self._view.book.watch(scripthash, known_status)
         self._registrar.want(scripthash)
         return is_new
 
@@ -256,48 +252,48 @@ class BitcoindSource:
 
     def unwatch(self, scripthash: ScriptHash) -> None:
         """Forget a scripthash."""
-        self._book.unwatch(scripthash)
+        self._view.book.unwatch(scripthash)
         self._registrar.let_go(scripthash)
-        self._tell_bell.set()
+        self._teller.ring()
 
     def absorbed(self, scripthash: ScriptHash, status: Status | None, *, server: str, is_news: bool) -> None:
         """Tell that a history was worked in."""
-        self._book.absorbed(scripthash, status)
-        self._tell_bell.set()
+        self._view.book.absorbed(scripthash, status)
+        self._teller.ring()
 
     def recheck(self, scripthash: ScriptHash, *, after_s: float, server: str = "") -> None:
         """Tell a history again after a while, whatever was known."""
         if not server or server == self._node.name:
-            self._book.recheck(scripthash, at=trio.current_time() + after_s)
-            self._tell_bell.set()
+            self._view.book.recheck(scripthash, at=trio.current_time() + after_s)
+            self._teller.ring()
 
     def statistics(self) -> WatchStatistics:
         """Return how many scripthashes are looked for in the node's blocks, and since when the others wait."""
-        total = len(self._book.known)
-        if self._state.verdict != "connected":
-            gap_s = trio.current_time() - self._gap_since
+        total, now = len(self._view.book.known), trio.current_time()
+        if not self._standing.is_connected:
+            gap_s = now - self._standing.down_since
             return WatchStatistics(total=total, subscribed=0, quarantined=0, oldest_gap_s=gap_s)
         waiting_since = self._registrar.waiting_since
         return WatchStatistics(
             total=total,
             subscribed=total - self._registrar.waiting,
             quarantined=0,
-            oldest_gap_s=0.0 if waiting_since is None else trio.current_time() - waiting_since,
+            oldest_gap_s=0.0 if waiting_since is None else now - waiting_since,
         )
 
     @property
     def past_progress(self) -> str:
         """How far the search for the past of scripts is, for whoever waits for it; empty where none is under way."""
-        if not self._follower.without_past:
+        if not self._view.targets.past_pending:
             return ""
-        percent = self._past.progress
+        percent = self._past.scans.progress
         return "the node's outputs are searched" + (f", {percent:.0f} percent" if percent is not None else "")
 
     # --- the server ---
 
     def connected(self) -> Sequence[str]:
         """Return the name of the node if it can be asked now."""
-        return [self._node.name] if self._state.verdict == "connected" else []
+        return [self._node.name] if self._standing.is_connected else []
 
     def voices(self) -> int:
         """Return how many servers there are: it is one's own, and alone."""
@@ -305,44 +301,34 @@ class BitcoindSource:
 
     def servers(self) -> Sequence[ServerState]:
         """Return the state of the node."""
-        return [self._state]
-
-    def report(self, found: Misbehaviour) -> None:
-        """Keep what contradicts our proofs: one's own node does not lie, so something is wrong with it, or with us."""
-        log.error("bitcoind.node_contradicted", kind=found.kind, claim=found.claim, contradiction=found.contradiction)
-        self._evidence.append(replace(found, observed_at=int(time.time())))
-        self._note(reason=found.kind)
-
-    def demote(self, server: str, reason: str) -> None:
-        """Say that the node is behind our own chain; there is no other to take its place."""
-        log.warning("bitcoind.node_behind", node=server, reason=reason)
-        self._note(reason=reason)
+        return [self._standing.state]
 
     @property
     def servers_changed(self) -> trio.Event:
         """An event that is set when ``servers`` has news; take a new one each time."""
-        return self._changed
+        return self._standing.changed
 
     def tell_changed(self) -> None:
         """Have whoever waits for ``servers_changed`` look."""
-        self._changed.set()
-        self._changed = trio.Event()
+        self._standing.tell_changed()
+
+    def report(self, found: Misbehaviour) -> None:
+        """Keep what contradicts our proofs."""
+        self._standing.report(found)
 
     def take_evidence(self) -> list[Misbehaviour]:
         """Return what was reported since the last call."""
-        taken, self._evidence = self._evidence, []
-        return taken
+        return self._standing.take_evidence()
+
+    def demote(self, server: str, reason: str) -> None:
+        """Say that the node is behind our own chain; there is no other to take its place."""
+        log.warning("bitcoind.node_behind", node=server, reason=reason)
+        self._standing.note(reason=reason)
 
     def trust(self, name: str) -> None:
         """Forgive the node what was reported: it is asked all the time anyhow."""
         if name == self._node.name:
-            self._note(reason="")
-
-    def _note(self, **changes: object) -> None:
-        before = self._state
-        self._state = replace(before, **changes)  # type: ignore[arg-type]  # the callers name fields
-        if (before.verdict, before.reason) != (self._state.verdict, self._state.reason):
-            self.tell_changed()
+            self._standing.note(reason="")
 
     # --- questions ---
 
@@ -372,46 +358,19 @@ class BitcoindSource:
     ) -> MerkleBranch:
         """Return the branch of a transaction, as its block gave it, or made of the block."""
         await self._wait_node(server, avoid)
-        known = await self._store.read(lambda db: node_findings.load_proof(db, txid))
-        if known is not None and known.height == height and known.siblings is not None:
-            return MerkleBranch(known.position, known.siblings, self._node.name)
-        hashes = await self._node.fetch_block_hashes(height, 1)
-        if not hashes:
-            raise SourceRefusedError("no such block", code=NOT_FOUND, source=self._node.name)
-        block = parse_block(await self._node.fetch_block(hashes[0]))
-        if txid not in block.txids:
-            raise SourceRefusedError("the block has no such transaction", code=NOT_FOUND, source=self._node.name)
-        position = block.txids.index(txid)
-        return MerkleBranch(position, merkle_branch_of(block.txids, position), self._node.name)
+        return await self._proofs.branch_of(txid, height)
 
     async def fetch_transaction(
         self, txid: Txid, *, server: str = "", prefer: str = "", avoid: AbstractSet[str] = frozenset()
     ) -> RawTransaction:
         """Return raw bytes: of what was found in a block, waits in the mempool, or is in the node's own index."""
         await self._wait_node(server, avoid)
-        known = await self._store.read(lambda db: node_findings.load_proof(db, txid))
-        if known is not None and known.raw is not None:
-            return RawTransaction(self._node.name, known.raw)
-        if known is not None:
-            hashes = await self._node.fetch_block_hashes(known.height, 1)
-            if hashes:
-                return RawTransaction(self._node.name, await self._node.fetch_raw_in(txid, hashes[0]))
-        is_unproved = await self._store.read(lambda db: node_findings.is_unproved(db, txid))
-        if is_unproved or self._follower.without_past:
-            # It may be in a block that nobody can show; that is no denial.
-            return RawTransaction(self._node.name, await self._fetch_undenied(txid))
-        return RawTransaction(self._node.name, await self._node.fetch_raw(txid))
-
-    async def _fetch_undenied(self, txid: Txid) -> bytes:
-        try:
-            return await self._node.fetch_raw(txid)
-        except SourceRefusedError as error:
-            raise SourceUnavailableError("it may be in a block that is not at hand", source=self._node.name) from error
+        return RawTransaction(self._node.name, await self._proofs.raw_of(txid))
 
     async def fetch_output(self, outpoint: Outpoint) -> TxOutput | None:
         """Return an output that no block has spent, or that waits in the mempool."""
         await self._wait_node("")
-        return await self._follower.output_of(outpoint)
+        return await self._mempool.output_of(outpoint)
 
     async def fetch_history(self, scripthash: ScriptHash, *, server: str) -> History:
         """Return what is known of a script now.
@@ -421,9 +380,9 @@ class BitcoindSource:
         """
         await self._wait_node(server)
         is_partial = await self._store.read(lambda db: node_findings.has_unproved(db, scripthash))
-        if is_partial or scripthash in self._follower.without_past:
+        if is_partial or scripthash in self._view.targets.past_pending:
             raise SourceUnavailableError("not all of its blocks are at hand", source=server)
-        return (await self._follower.histories([scripthash]))[scripthash]
+        return (await self._teller.histories([scripthash]))[scripthash]
 
     async def fetch_fee_histogram(self, *, server: str) -> FeeHistogram:
         """Refuse: a node tells its mempool's fees only transaction by transaction.

@@ -76,7 +76,7 @@ async def _probe_own_node(loaded: Config) -> ServerState:
         try:
             started = trio.current_time()
             info = await node.fetch_chain_info()
-            state = replace(state, tip_height=info.blocks, latency_ms=(trio.current_time() - started) * 1000)
+            state = replace(state, tip_height=info.height, latency_ms=(trio.current_time() - started) * 1000)
             return replace(state, verdict="good", software=await greet(node, loaded.network, info))
         except SourceError as error:
             return replace(state, reason=str(error))

@@ -1,6 +1,7 @@
-"""How far the blocks of one's own bitcoind were looked through; what a block shows is written together with its hash."""
+"""How far the blocks of one's own bitcoind were looked through; a block's hash is written with what was found in it."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from sqlite_utils import Database
 
@@ -24,6 +25,13 @@ from lightipn.store.node_findings import (
 # So many blocks below our own tip are looked through again when the source of evidence changes: no coinbase matures
 # faster, and no reorg of mainnet was deeper.
 LOOKED_THROUGH_AGAIN = 100
+
+
+class Position(NamedTuple):
+    """A block up to which all were looked through."""
+
+    height: int
+    block_hash: BlockHash
 
 
 # --- where to begin ---
@@ -116,10 +124,10 @@ def clear(db: Database) -> None:
 # --- block by block ---
 
 
-def load_position(db: Database) -> tuple[int, BlockHash] | None:
+def load_position(db: Database) -> Position | None:
     """Return the last block that was looked through, or None before the first."""
     row = db.execute("SELECT height, block_hash FROM node_block ORDER BY height DESC LIMIT 1").fetchone()
-    return None if row is None else (row[0], BlockHash(row[1]))
+    return None if row is None else Position(row[0], BlockHash(row[1]))
 
 
 def load_block_hash(db: Database, height: int) -> BlockHash | None:

@@ -12,7 +12,7 @@ from lightipn.bitcoin.address import Address
 from lightipn.bitcoin.hashes import scripthash_of
 from lightipn.bitcoin.network import REGTEST
 from lightipn.bitcoin.transaction import Outpoint
-from lightipn.bitcoind.rpc import NodeRpc
+from lightipn.bitcoind.node import NodeRpc
 from lightipn.bitcoind.source import BitcoindSource, NodeOptions
 from lightipn.chain.checkpoint import Checkpoints
 from lightipn.ledger.entries import LedgerEntry

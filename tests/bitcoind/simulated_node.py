@@ -144,9 +144,8 @@ class SimulatedNode:
 
     # --- transactions ---
 
-    def _getrawmempool(self, is_verbose: bool, has_sequence: bool) -> dict[str, Any]:
-        assert (is_verbose, has_sequence) == (False, True)
-        return {"txids": [hex_of(txid) for txid in self.chain.mempool], "mempool_sequence": self.chain.version + 1}
+    def _getrawmempool(self) -> list[str]:
+        return [hex_of(txid) for txid in self.chain.mempool]
 
     def _getrawtransaction(self, txid: str, verbosity: int = 0, block_hash: str = "") -> Any:
         wanted = Txid(hash_from_hex(txid))
@@ -231,7 +230,11 @@ class SimulatedNode:
                     place = {"txid": hex_of(coin.outpoint.txid), "vout": coin.outpoint.index, "height": coin.height}
                     amount = coin.amount_sat / SAT_PER_BTC
                     unspents.append(place | {"scriptPubKey": script.hex(), "amount": amount})
-        return {"success": self.ends_scans, "height": self.chain.tip_height, "unspents": unspents}
+        return {
+            "success": self.ends_scans,
+            "bestblock": self._getblockhash(self.chain.tip_height),
+            "unspents": unspents,
+        }
 
     def _scanblocks(
         self, action: str, descriptors: list[str] | None = None, start: int = 0, stop: int | None = None

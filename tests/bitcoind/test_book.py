@@ -244,7 +244,7 @@ class World:
                 status = value if isinstance(value, bytes) else None
                 assert self.book.watch(scripthash, status) == (scripthash not in self.absorbed)  # type: ignore[arg-type]
                 self.absorbed.setdefault(scripthash, status)  # type: ignore[arg-type]
-                self.book.touch([scripthash])  # as the follower does when it has registered a script
+                self.book.touch([scripthash])  # as the enrolment does when it has taken a script up
             case "unwatch":
                 self.book.unwatch(scripthash)
                 for table in (self.absorbed, self.under_way, self.rechecks, self.due):

@@ -11,11 +11,16 @@ from trio.testing import MockClock
 from lightipn.bitcoin.address import Address
 from lightipn.bitcoin.hashes import Txid, scripthash_of
 from lightipn.bitcoin.transaction import Outpoint
-from lightipn.bitcoind import follower as follower_module
+from lightipn.bitcoind import targets as targets_module
+from lightipn.bitcoind.block_follower import BlockFollower
 from lightipn.bitcoind.book import WatchBook
-from lightipn.bitcoind.follower import NodeFollower
-from lightipn.bitcoind.rpc import NodeRpc
+from lightipn.bitcoind.enrolment import Enrolment
+from lightipn.bitcoind.mempool_follower import MempoolFollower
+from lightipn.bitcoind.node import NodeRpc
+from lightipn.bitcoind.teller import Teller
+from lightipn.bitcoind.view import NodeView, new_view
 from lightipn.chain.history import HistoryEntry
+from lightipn.chain.source import Update
 from lightipn.simulator import forge
 from lightipn.simulator.blocks import SimulatedChain
 from lightipn.store import ledger as ledger_store
@@ -31,12 +36,20 @@ LONG_AFTER_BLOCKS = 8  # beside a ``CONTESTED_BLOCKS`` of three
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """A follower that is driven by hand."""
+    """The followers of a node's blocks and of its mempool, driven by hand."""
 
     node: SimulatedNode
     store: Store
-    book: WatchBook
-    follower: NodeFollower
+    view: NodeView
+    blocks: BlockFollower
+    mempool: MempoolFollower
+    enrolment: Enrolment
+    teller: Teller
+
+    @property
+    def book(self) -> WatchBook:
+        """Who is watched."""
+        return self.view.book
 
     @property
     def chain(self) -> SimulatedChain:
@@ -48,12 +61,12 @@ class Desk:
         address = Address(text=f"of {script.hex()}", script=script)
         await self.store.transact(lambda db: ledger_store.add_script(db, address))
         self.book.watch(address.scripthash, None)
-        await self.follower.register([address.scripthash])
+        await self.enrolment.take_up([address.scripthash])
 
     async def look(self) -> int | None:
         """Look at the node's blocks and at its mempool, and return how many transactions were new."""
-        await self.follower.follow_blocks(await self.rpc.fetch_chain_info())
-        return await self.follower.follow_mempool()
+        await self.blocks.follow(await self.rpc.fetch_chain_info())
+        return await self.mempool.follow()
 
     @property
     def rpc(self) -> NodeRpc:
@@ -63,7 +76,7 @@ class Desk:
     async def history(self, script: bytes = SHOP_SCRIPT) -> Sequence[HistoryEntry]:
         """Return what is known of a script."""
         scripthash = scripthash_of(script)
-        return (await self.follower.histories([scripthash]))[scripthash]
+        return (await self.teller.histories([scripthash]))[scripthash]
 
 
 @pytest.fixture
@@ -73,9 +86,19 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     chain.mine(3)
     node = SimulatedNode(chain)
     async with open_store(tmp_path / "a.db", "regtest", threaded=False) as store:
-        book = WatchBook()
-        desk = Desk(node, store, book, NodeFollower(NodeRpc(node, name=NODE), store, book))
-        await desk.follower.open(await desk.rpc.fetch_chain_info())
+        rpc, view = NodeRpc(node, name=NODE), new_view()
+        mempool = MempoolFollower(rpc, store, view)
+        send, _ = trio.open_memory_channel[Update](0)
+        desk = Desk(
+            node=node,
+            store=store,
+            view=view,
+            blocks=BlockFollower(rpc, store, view),
+            mempool=mempool,
+            enrolment=Enrolment(store, view, mempool),
+            teller=Teller(store, view, send, name=NODE),
+        )
+        await desk.blocks.open(await rpc.fetch_chain_info())
         await desk.watch(SHOP_SCRIPT)
         await desk.look()
         yield desk
@@ -90,7 +113,7 @@ async def test_payment_noticed_after_the_listing_was_made_stays(desk: Desk) -> N
 
     async def notice() -> None:
         noticed.append(desk.chain.pay(SHOP_SCRIPT, 5_000))
-        await desk.follower.take_notice(noticed[0], None)
+        await desk.mempool.take_notice(noticed[0], None)
 
     desk.node.after["getrawmempool"] = notice
     assert await desk.look() == 0
@@ -128,7 +151,7 @@ async def test_noticed_payment_of_a_block_is_not_taken_for_one_that_waits(desk: 
     txid = desk.chain.pay(SHOP_SCRIPT, 5_000)
     raw = desk.chain.transaction(txid)
     desk.chain.mine()
-    await desk.follower.take_notice(txid, raw)
+    await desk.mempool.take_notice(txid, raw)
     assert await desk.history() == ()
     assert await desk.look() == 0
     assert await desk.history() == (HistoryEntry(txid=txid, height=4),)
@@ -137,9 +160,9 @@ async def test_noticed_payment_of_a_block_is_not_taken_for_one_that_waits(desk: 
 async def test_noticed_removal_takes_a_payment_away(desk: Desk) -> None:
     """A transaction that the node says it has dropped waits no more."""
     txid = desk.chain.pay(SHOP_SCRIPT, 5_000)
-    await desk.follower.take_notice(txid, desk.chain.transaction(txid))
+    await desk.mempool.take_notice(txid, desk.chain.transaction(txid))
     assert await desk.history() == (HistoryEntry(txid=txid, height=None),)
-    await desk.follower.take_removal(txid)
+    await desk.mempool.take_removal(txid)
     assert await desk.history() == ()
 
 
@@ -150,8 +173,8 @@ async def test_payment_that_comes_before_its_parent_is_watched_for_rivals(desk: 
     """What it spends cannot be asked for before the parent came; then it is, and whoever spends the same is found."""
     parent = desk.chain.pay(CUSTOMER_SCRIPT, 50_000)
     child = desk.chain.pay(SHOP_SCRIPT, 40_000, spend=[Outpoint(parent, 0)])
-    await desk.follower.take_notice(child, None)
-    await desk.follower.take_notice(parent, None)
+    await desk.mempool.take_notice(child, None)
+    await desk.mempool.take_notice(parent, None)
     rival = desk.chain.replace(child, script=SOMEBODY_SCRIPT)
     desk.chain.mine()
     await desk.look()
@@ -162,9 +185,9 @@ async def test_payment_out_of_an_own_payment_that_comes_later_is_known_as_its_sp
     """A child that came before the payment whose output it spends concerns the script from then on."""
     parent = desk.chain.pay(SHOP_SCRIPT, 50_000)
     child = desk.chain.pay(SOMEBODY_SCRIPT, 40_000, spend=[Outpoint(parent, 0)])
-    await desk.follower.take_notice(child, None)
+    await desk.mempool.take_notice(child, None)
     assert await desk.history() == ()
-    await desk.follower.take_notice(parent, None)
+    await desk.mempool.take_notice(parent, None)
     waiting = HistoryEntry(txid=child, height=None, has_unconfirmed_parent=True)
     assert await desk.history() == (HistoryEntry(txid=parent, height=None), waiting)
 
@@ -176,9 +199,9 @@ async def test_rival_in_the_mempool_replaces_a_payment(desk: Desk) -> None:
     chain.mine()
     await desk.look()
     first = chain.pay(SHOP_SCRIPT, 40_000, spend=[coin_of(chain, CUSTOMER_SCRIPT)])
-    await desk.follower.take_notice(first, None)
+    await desk.mempool.take_notice(first, None)
     rival = chain.replace(first, amount_sat=30_000)
-    await desk.follower.take_notice(rival, None)
+    await desk.mempool.take_notice(rival, None)
     assert await desk.history() == (HistoryEntry(txid=rival, height=None),)
 
 
@@ -211,7 +234,7 @@ async def test_own_output_is_looked_after_for_good_though_a_payment_spent_it_onc
     tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that an unconfirmed payment spends is not forgotten with it: not after a restart, nor many blocks later."""
-    monkeypatch.setattr(follower_module, "CONTESTED_BLOCKS", 3)
+    monkeypatch.setattr(targets_module, "CONTESTED_BLOCKS", 3)
     chain = SimulatedChain()
     chain.mine(2)
     node = SimulatedNode(chain)
@@ -241,7 +264,7 @@ async def test_own_output_is_looked_after_for_good_though_a_payment_spent_it_onc
 
 async def test_foreign_output_is_let_go_of_in_the_end(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a payment spent is looked after while it waits, and some blocks more; later it concerns nobody."""
-    monkeypatch.setattr(follower_module, "CONTESTED_BLOCKS", 3)
+    monkeypatch.setattr(targets_module, "CONTESTED_BLOCKS", 3)
     chain = desk.chain
     chain.pay(CUSTOMER_SCRIPT, 50_000)
     chain.mine()
@@ -273,7 +296,7 @@ async def test_script_that_was_let_go_of_is_found_no_more(desk: Desk) -> None:
     txid = desk.chain.pay_many([(SHOP_SCRIPT, 1_000), (OTHER_SCRIPT, 2_000)])
     await desk.look()
     desk.book.unwatch(SHOP)
-    await desk.follower.forget([SHOP])
+    await desk.enrolment.let_go([SHOP])
     desk.chain.mine()
     await desk.look()
     assert (await desk.history(), await desk.history(OTHER_SCRIPT)) == ((), (HistoryEntry(txid=txid, height=4),))
@@ -304,8 +327,8 @@ async def test_lost_call_does_not_cost_the_mempool(tmp_path: Path, autojump_cloc
 async def test_noticed_transaction_is_not_fetched_again(desk: Desk) -> None:
     """What a notice brought along, or named, is known to the next look and to another notice of it."""
     named, brought = desk.chain.pay(SOMEBODY_SCRIPT, 1_000), desk.chain.pay(SOMEBODY_SCRIPT, 2_000)
-    await desk.follower.take_notice(named, None)
-    await desk.follower.take_notice(brought, desk.chain.transaction(brought))
-    await desk.follower.take_notice(named, None)
+    await desk.mempool.take_notice(named, None)
+    await desk.mempool.take_notice(brought, desk.chain.transaction(brought))
+    await desk.mempool.take_notice(named, None)
     assert await desk.look() == 0
     assert desk.node.calls.count("getrawtransaction") == 1

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -23,35 +24,35 @@ Deed = tuple[str, list[ScriptHash]]
 
 
 @dataclass
-class NotedFollower:
-    """What is asked of a follower, in order; also what of it is asked of the search, and of whoever tells.
+class NotedEnrolment:
+    """What is asked of an enrolment, in order; also what of it is asked of the search, and of whoever tells.
 
     Args:
         with_past: of these there is a past to be looked for.
         meanwhile: is called once, in the middle of the next deed.
     """
 
-    position: int | None = 1
+    is_open: bool = True
     deeds: list[Deed] = field(default_factory=list)
     with_past: set[ScriptHash] = field(default_factory=set)
     trouble: str = ""
     meanwhile: Callable[[], Awaitable[None]] | None = None
 
-    async def register(self, scripthashes: Sequence[ScriptHash]) -> bool:
+    async def take_up(self, scripthashes: Sequence[ScriptHash]) -> bool:
         """Note a registration."""
-        await self._do("register", scripthashes)
+        await self._do("take up", scripthashes)
         return not self.with_past.isdisjoint(scripthashes)
 
-    async def forget(self, scripthashes: Sequence[ScriptHash]) -> None:
+    async def let_go(self, scripthashes: Sequence[ScriptHash]) -> None:
         """Note that scripts are let go of."""
-        await self._do("forget", scripthashes)
+        await self._do("let go", scripthashes)
 
     async def _do(self, kind: str, scripthashes: Sequence[ScriptHash]) -> None:
         await trio.lowlevel.checkpoint()
         if self.meanwhile is not None:
             meanwhile, self.meanwhile = self.meanwhile, None
             await meanwhile()
-        if self.trouble and kind == "register":
+        if self.trouble and kind == "take up":
             raise SourceUnavailableError(self.trouble)
         self.deeds.append((kind, sorted(scripthashes)))
 
@@ -64,14 +65,15 @@ class NotedFollower:
         self.deeds.append(("tell", []))
 
 
-def registrar_over(follower: NotedFollower) -> Registrar:
-    """Return a registrar that asks this follower, which stands for the search as well."""
-    return Registrar(follower, follower, follower.tell)  # type: ignore[arg-type]  # it has what a registrar calls
+def registrar_over(enrolment: NotedEnrolment) -> Registrar:
+    """Return a registrar that asks this enrolment, which stands for the search and for the teller as well."""
+    doer: Any = enrolment  # it has what a registrar calls
+    return Registrar(doer, ring_search=enrolment.ring, ring_teller=enrolment.tell)
 
 
-def wishing(follower: NotedFollower, *scripthashes: ScriptHash) -> Registrar:
+def wishing(enrolment: NotedEnrolment, *scripthashes: ScriptHash) -> Registrar:
     """Return a registrar with the wish that these be taken up."""
-    registrar = registrar_over(follower)
+    registrar = registrar_over(enrolment)
     for scripthash in scripthashes:
         registrar.want(scripthash)
     return registrar
@@ -82,36 +84,36 @@ def wishing(follower: NotedFollower, *scripthashes: ScriptHash) -> Registrar:
 
 async def test_wishes_of_one_moment_are_one_deed(autojump_clock: MockClock) -> None:
     """All that was wished goes in together, and then histories are looked at; done is done."""
-    follower = NotedFollower()
-    registrar = wishing(follower, A, B, A)
+    enrolment = NotedEnrolment()
+    registrar = wishing(enrolment, A, B, A)
     assert registrar.waiting == 2
     await registrar.work()
-    assert follower.deeds == [("register", [A, B]), ("tell", [])]
+    assert enrolment.deeds == [("take up", [A, B]), ("tell", [])]
     await registrar.work()
-    assert (len(follower.deeds), registrar.waiting, registrar.waiting_since) == (2, 0, None)
+    assert (len(enrolment.deeds), registrar.waiting, registrar.waiting_since) == (2, 0, None)
 
 
 async def test_search_is_rung_for_where_there_is_a_past(autojump_clock: MockClock) -> None:
     """Only scripts whose past is not known wake the search."""
-    follower = NotedFollower(with_past={B})
-    registrar = wishing(follower, A)
+    enrolment = NotedEnrolment(with_past={B})
+    registrar = wishing(enrolment, A)
     await registrar.work()
-    assert ("search", []) not in follower.deeds
+    assert ("search", []) not in enrolment.deeds
     registrar.want(B)
     await registrar.work()
-    assert follower.deeds[-3:] == [("register", [B]), ("search", []), ("tell", [])]
+    assert enrolment.deeds[-3:] == [("take up", [B]), ("search", []), ("tell", [])]
 
 
 async def test_last_wish_counts(autojump_clock: MockClock) -> None:
     """Wanted and let go of before anything was done, a script is let go of; the other way round it is taken up."""
-    follower = NotedFollower()
-    registrar = wishing(follower, A)
+    enrolment = NotedEnrolment()
+    registrar = wishing(enrolment, A)
     registrar.let_go(A)
     registrar.let_go(B)
     registrar.want(B)
     assert registrar.waiting == 1
     await registrar.work()
-    assert follower.deeds == [("forget", [A]), ("register", [B]), ("tell", [])]
+    assert enrolment.deeds == [("let go", [A]), ("take up", [B]), ("tell", [])]
 
 
 @pytest.mark.parametrize("is_wanted_at_last", [False, True])
@@ -119,46 +121,46 @@ async def test_change_of_mind_during_the_work_is_a_wish_of_its_own(
     is_wanted_at_last: bool, autojump_clock: MockClock
 ) -> None:
     """What is wished while the same script is taken up is worked in afterwards, in the order of the wishes."""
-    follower = NotedFollower()
-    registrar = wishing(follower, A)
+    enrolment = NotedEnrolment()
+    registrar = wishing(enrolment, A)
 
     async def change_of_mind() -> None:
         registrar.let_go(A)
         if is_wanted_at_last:
             registrar.want(A)
 
-    follower.meanwhile = change_of_mind
+    enrolment.meanwhile = change_of_mind
     await registrar.work()
-    after = [("register", [A])] if is_wanted_at_last else [("forget", [A])]
-    assert follower.deeds == [("register", [A]), ("tell", []), *after, ("tell", [])]
+    after = [("take up", [A])] if is_wanted_at_last else [("let go", [A])]
+    assert enrolment.deeds == [("take up", [A]), ("tell", []), *after, ("tell", [])]
     assert registrar.waiting == 0
 
 
 async def test_script_that_is_wanted_while_it_is_let_go_of_is_taken_up(autojump_clock: MockClock) -> None:
     """A wish to watch that comes in the middle of forgetting is not forgotten with it."""
-    follower = NotedFollower()
-    registrar = registrar_over(follower)
+    enrolment = NotedEnrolment()
+    registrar = registrar_over(enrolment)
     registrar.let_go(A)
 
     async def change_of_mind() -> None:
         registrar.want(A)
 
-    follower.meanwhile = change_of_mind
+    enrolment.meanwhile = change_of_mind
     await registrar.work()
-    assert follower.deeds == [("forget", [A]), ("tell", []), ("register", [A]), ("tell", [])]
+    assert enrolment.deeds == [("let go", [A]), ("tell", []), ("take up", [A]), ("tell", [])]
 
 
 async def test_many_wishes_go_in_page_by_page(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page is told before the next is begun; nothing is left over, of either kind."""
     monkeypatch.setattr(registrar_module, "AT_ONCE", 2)
-    follower = NotedFollower()
-    registrar = wishing(follower, A, B, C)
+    enrolment = NotedEnrolment()
+    registrar = wishing(enrolment, A, B, C)
     for number in range(10, 13):
         registrar.let_go(ScriptHash(bytes([number]) * 32))
     await registrar.work()
-    kinds = [(kind, len(scripthashes)) for kind, scripthashes in follower.deeds]
-    assert kinds == [("forget", 2), ("register", 2), ("tell", 0), ("forget", 1), ("register", 1), ("tell", 0)]
-    assert sorted(each for kind, deed in follower.deeds if kind == "register" for each in deed) == [A, B, C]
+    kinds = [(kind, len(scripthashes)) for kind, scripthashes in enrolment.deeds]
+    assert kinds == [("let go", 2), ("take up", 2), ("tell", 0), ("let go", 1), ("take up", 1), ("tell", 0)]
+    assert sorted(each for kind, deed in enrolment.deeds if kind == "take up" for each in deed) == [A, B, C]
 
 
 # --- a node that is away -----------------------------------------------------------------------------------------
@@ -166,40 +168,40 @@ async def test_many_wishes_go_in_page_by_page(autojump_clock: MockClock, monkeyp
 
 async def test_wish_outlives_a_node_that_is_away(autojump_clock: MockClock) -> None:
     """What could not be taken up waits, since when it was wished; what was let go of meanwhile does not come back."""
-    follower = NotedFollower(trouble="connection-closed")
-    registrar = wishing(follower, A, B)
+    enrolment = NotedEnrolment(trouble="connection-closed")
+    registrar = wishing(enrolment, A, B)
     since = trio.current_time()
     await trio.sleep(7.0)
     with pytest.raises(SourceUnavailableError):
         await registrar.work()
-    assert (registrar.waiting, registrar.waiting_since, follower.deeds) == (2, since, [])
+    assert (registrar.waiting, registrar.waiting_since, enrolment.deeds) == (2, since, [])
     registrar.let_go(B)
-    follower.trouble = ""
+    enrolment.trouble = ""
     await registrar.work()
-    assert follower.deeds == [("forget", [B]), ("register", [A]), ("tell", [])]
+    assert enrolment.deeds == [("let go", [B]), ("take up", [A]), ("tell", [])]
 
 
 async def test_script_let_go_of_while_its_registration_fails_is_not_taken_up_again(autojump_clock: MockClock) -> None:
     """A failure puts wishes back; of a script that was let go of meanwhile, the last wish is to be let go of."""
-    follower = NotedFollower(trouble="connection-closed")
-    registrar = wishing(follower, A)
+    enrolment = NotedEnrolment(trouble="connection-closed")
+    registrar = wishing(enrolment, A)
 
     async def change_of_mind() -> None:
         registrar.let_go(A)
 
-    follower.meanwhile = change_of_mind
+    enrolment.meanwhile = change_of_mind
     with pytest.raises(SourceUnavailableError):
         await registrar.work()
     assert registrar.waiting == 0
-    follower.trouble = ""
+    enrolment.trouble = ""
     await registrar.work()
-    assert follower.deeds == [("forget", [A]), ("tell", [])]
+    assert enrolment.deeds == [("let go", [A]), ("tell", [])]
 
 
 async def test_script_counts_as_waiting_while_it_is_taken_up(autojump_clock: MockClock) -> None:
     """Whoever asks how many scripts are not looked for yet is told of those under way as well, the oldest first."""
-    follower = NotedFollower()
-    registrar = wishing(follower, A)
+    enrolment = NotedEnrolment()
+    registrar = wishing(enrolment, A)
     since, seen = trio.current_time(), []
     await trio.sleep(3.0)
 
@@ -207,51 +209,51 @@ async def test_script_counts_as_waiting_while_it_is_taken_up(autojump_clock: Moc
         registrar.want(B)
         seen.append((registrar.waiting, registrar.waiting_since))
 
-    follower.meanwhile = look
+    enrolment.meanwhile = look
     await registrar.work()
     assert seen == [(2, since)]
-    assert follower.deeds == [("register", [A]), ("tell", []), ("register", [B]), ("tell", [])]
+    assert enrolment.deeds == [("take up", [A]), ("tell", []), ("take up", [B]), ("tell", [])]
 
 
 async def test_two_workers_do_each_deed_once(autojump_clock: MockClock) -> None:
     """A look at the node and a new wish may both begin the work: the second waits, and finds it done."""
-    follower = NotedFollower()
-    registrar = wishing(follower, A)
+    enrolment = NotedEnrolment()
+    registrar = wishing(enrolment, A)
 
     async def take_long() -> None:
         await trio.sleep(5.0)
         registrar.want(B)
 
-    follower.meanwhile = take_long
+    enrolment.meanwhile = take_long
     async with trio.open_nursery() as nursery:
         nursery.start_soon(registrar.work)
         await trio.testing.wait_all_tasks_blocked()
         before = trio.current_time()
         await registrar.work()
         assert trio.current_time() - before >= 5.0
-    assert follower.deeds == [("register", [A]), ("tell", []), ("register", [B]), ("tell", [])]
+    assert enrolment.deeds == [("take up", [A]), ("tell", []), ("take up", [B]), ("tell", [])]
 
 
 async def test_run_waits_until_a_block_is_known_to_begin_behind(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     """Before the node was greeted nobody knows "from the next block on"; then one ring is enough, after trouble too."""
-    follower = NotedFollower(position=None)
-    registrar = wishing(follower, A)
+    enrolment = NotedEnrolment(is_open=False)
+    registrar = wishing(enrolment, A)
     nursery.start_soon(registrar.run)
     await trio.sleep(60.0)
-    assert (follower.deeds, registrar.waiting) == ([], 1)
-    follower.position, follower.trouble = 1, "connection-closed"
+    assert (enrolment.deeds, registrar.waiting) == ([], 1)
+    enrolment.is_open, enrolment.trouble = True, "connection-closed"
     registrar.ring()
     await trio.sleep(60.0)
-    assert (follower.deeds, registrar.waiting) == ([], 1)
-    follower.trouble = ""
+    assert (enrolment.deeds, registrar.waiting) == ([], 1)
+    enrolment.trouble = ""
     registrar.ring()
     await trio.testing.wait_all_tasks_blocked()
-    assert follower.deeds == [("register", [A]), ("tell", [])]
+    assert enrolment.deeds == [("take up", [A]), ("tell", [])]
     registrar.want(B)
     await trio.testing.wait_all_tasks_blocked()
-    assert follower.deeds[2:] == [("register", [B]), ("tell", [])]
+    assert enrolment.deeds[2:] == [("take up", [B]), ("tell", [])]
 
 
 # --- to the end --------------------------------------------------------------------------------------------------

@@ -1,325 +1,270 @@
-"""The calls to a node: what is asked, what type an answer has, and which error each kind of trouble is."""
+"""The way to a node over HTTP: how it lets us in, and which state each kind of trouble on the way is."""
 
-from collections.abc import Awaitable, Callable
-from decimal import Decimal
-from functools import partial
-from typing import Any
+import base64
+import socket
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import trio
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from lightipn.bitcoin.hashes import hex_of
-from lightipn.bitcoin.transaction import MAX_MONEY_SAT
-from lightipn.bitcoind.rpc import (
-    BATCH,
-    BlockScan,
-    ChainInfo,
-    FoundOutput,
-    IndexState,
-    Mempool,
-    NodeInfo,
-    NodeRpc,
-    OutputScan,
-    satoshis_of,
+from lightipn.bitcoind.node import NodeRpc
+from lightipn.bitcoind.rpc import Credentials, open_http_wire
+from lightipn.errors import SourceRefusedError, SourceUnavailableError
+from tests.bitcoind.wires import NODE
+from tests.delivery.raw_receiver import Behaviour, RawReceiver, answering, open_receiver, response
+
+PASSWORD = "correct-horse-battery"
+SECRET = Credentials(user="shop", password=PASSWORD)
+# The receiver reads one request a connection.
+CLOSE = b"Connection: close"
+
+
+async def close_at_once(stream: trio.abc.Stream) -> None:
+    """Close without a word."""
+    await stream.aclose()
+
+
+async def say_nothing(stream: trio.abc.Stream) -> None:
+    """Never answer."""
+
+
+async def post(receiver: RawReceiver, credentials: Credentials = SECRET, *, timeout_s: float = 5.0) -> bytes:
+    """Post one document on a wire of its own."""
+    async with open_http_wire(receiver.url, credentials) as wire:
+        return await wire.post(b'{"id":1}', timeout_s=timeout_s)
+
+
+async def trouble_of(behave: Behaviour, *, timeout_s: float = 5.0) -> SourceUnavailableError:
+    """Return the error that a post ends with where the other side behaves like this."""
+    async with open_receiver(behave) as receiver:
+        with pytest.raises(SourceUnavailableError) as caught:
+            await post(receiver, timeout_s=timeout_s)
+    return caught.value
+
+
+def words_of(error: BaseException | None) -> str:
+    """Return all that an error and what led to it say, as a traceback would print it."""
+    said = ""
+    while error is not None:
+        said += f"{error!s} {error!r} {error.args!r} "
+        error = error.__cause__ or error.__context__
+    return said
+
+
+def let_in_as(raw: bytes) -> str:
+    """Return the user and the password of a request."""
+    [line] = [line for line in raw.split(b"\r\n") if line.lower().startswith(b"authorization: basic ")]
+    return base64.b64decode(line.split()[2]).decode()
+
+
+# --- requests and answers ----------------------------------------------------------------------------------------
+
+
+async def test_document_goes_there_and_one_comes_back() -> None:
+    """A call is a POST of the document to the URL, with user and password; the body of the answer comes back."""
+    async with open_receiver(answering(response(b"200 OK", b'{"result":7}', CLOSE))) as receiver:
+        assert await post(receiver) == b'{"result":7}'
+    [raw] = receiver.requests
+    head, _, body = raw.partition(b"\r\n\r\n")
+    assert head.split(b"\r\n")[0] == b"POST /ipn?order=7 HTTP/1.1"
+    assert body == b'{"id":1}'
+    assert let_in_as(raw) == f"shop:{PASSWORD}"
+
+
+async def test_refused_call_is_an_answer() -> None:
+    """A node answers a call that it refuses with status 500 and a document, which says why."""
+    body = b'{"result":null,"error":{"code":-5,"message":"Block not found"},"id":1}'
+    async with (
+        open_receiver(answering(response(b"500 Internal Server Error", body, CLOSE))) as receiver,
+        open_http_wire(receiver.url, SECRET) as wire,
+    ):
+        assert await wire.post(b"{}", timeout_s=5.0) == body
+        with pytest.raises(SourceRefusedError) as caught:
+            await NodeRpc(wire, name=NODE).fetch_chain_info()
+    assert caught.value.code == -5
+
+
+async def test_node_that_warms_up_says_so_over_http() -> None:
+    """The state of a node that starts comes through the status 500 that it is sent with."""
+    body = b'{"result":null,"error":{"code":-28,"message":"Loading block index..."},"id":1}'
+    async with (
+        open_receiver(answering(response(b"500 Internal Server Error", body, CLOSE))) as receiver,
+        open_http_wire(receiver.url, SECRET) as wire,
+    ):
+        with pytest.raises(SourceUnavailableError, match=r"^warming-up$"):
+            await NodeRpc(wire, name=NODE).fetch_chain_info()
+
+
+async def test_no_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One's own node is reached directly, whatever the environment says of proxies."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    async with open_receiver(answering(response(b"200 OK", b"{}", CLOSE))) as receiver:
+        assert await post(receiver) == b"{}"
+
+
+# --- states ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>please send your coins to evil.example</html>"], ids=["empty", "a page"])
+@pytest.mark.parametrize(
+    ("status_line", "reason"),
+    [
+        (b"401 Unauthorized", "wrong-password"),
+        (b"403 Forbidden", "not-allowed"),
+        (b"404 Not Found", "no-rpc-here"),
+        (b"503 Service Unavailable", "work-queue-exceeded"),
+        (b"204 No Content", "http-status-204"),
+        (b"400 Bad Request", "http-status-400"),
+        (b"405 Method Not Allowed", "http-status-405"),
+        (b"502 Bad Gateway", "http-status-502"),
+    ],
 )
-from lightipn.errors import ProtocolError, SourceRefusedError, SourceUnavailableError
-from tests.bitcoind.wires import NODE, Refused, Written, chain_info, node_of, node_saying
-from tests.builders import OTHER_SCRIPT, SCRIPT, block_hash_of, payment, raw_header, txid_of
-
-HASHES = [block_hash_of(height) for height in range(3 * BATCH)]
-TXIDS = [txid_of(number) for number in range(3)]
-RAWS = [payment(number).raw for number in range(3)]
-FOUND = {"txid": hex_of(TXIDS[0]), "vout": 1, "scriptPubKey": SCRIPT.hex(), "amount": Decimal("0.1"), "height": 5}
-Call = Callable[[NodeRpc], Awaitable[Any]]
+async def test_every_other_status_is_a_state(status_line: bytes, reason: str, body: bytes) -> None:
+    """Each status has a word of ours, whatever text comes with it."""
+    if status_line.startswith(b"204"):
+        body = b""
+    error = await trouble_of(answering(response(status_line, body, CLOSE)))
+    assert str(error) == reason
+    assert "evil" not in words_of(error)
 
 
-# --- what is asked, and what comes back --------------------------------------------------------------------------
+@pytest.mark.parametrize("status_line", [b"200 OK", b"500 Internal Server Error"])
+async def test_empty_body_is_no_answer(status_line: bytes) -> None:
+    """A node always says something; an empty answer is trouble on the way, to be tried again."""
+    error = await trouble_of(answering(response(status_line, b"", CLOSE)))
+    assert str(error) == f"http-status-{status_line[:3].decode()}"
 
 
-async def test_chain_info_says_what_is_pruned() -> None:
-    """A node that keeps all blocks has no lowest one, a pruned one names it."""
-    node, wire = node_of({"getblockchaininfo": chain_info()})
-    whole = ChainInfo(
-        chain="regtest",
-        blocks=7,
-        headers=8,
-        tip_hash=hex_of(HASHES[7]),
-        progress=0.5,
-        is_in_download=False,
-        is_pruned=False,
-        prune_height=None,
-    )
-    assert await node.fetch_chain_info() == whole
-    wire.table["getblockchaininfo"] = chain_info() | {"pruned": True, "pruneheight": 4, "verificationprogress": 1}
-    pruned = await node.fetch_chain_info()
-    assert (pruned.is_pruned, pruned.prune_height, pruned.progress) == (True, 4, 1.0)
+async def test_redirection_is_not_followed() -> None:
+    """User and password go to the URL that the operator wrote, and nowhere else."""
+    async with open_receiver(answering(response(b"200 OK", b"{}", CLOSE))) as other:
+        location = b"Location: " + other.url.encode()
+        for status_line in (b"301 Moved Permanently", b"307 Temporary Redirect", b"308 Permanent Redirect"):
+            error = await trouble_of(answering(response(status_line, b"x", location, CLOSE)))
+            assert str(error) == f"http-status-{status_line[:3].decode()}"
+    assert other.connections == 0
 
 
-async def test_node_tells_its_version_and_its_indexes() -> None:
-    """Version, name and indexes are read; what else is in the answers is not."""
-    index = {"synced": True, "best_block_height": 7}
-    node, _ = node_of(
-        {
-            "getnetworkinfo": {"version": 290_000, "subversion": "/Satoshi:29.0.0/", "connections": 3},
-            "getindexinfo": {"basic block filter index": index},
-        }
-    )
-    assert await node.fetch_node_info() == NodeInfo(290_000, "/Satoshi:29.0.0/")
-    assert await node.fetch_indexes() == {"basic block filter index": IndexState(True, 7)}
+async def test_nobody_listening_is_a_state() -> None:
+    """A node that does not run cannot be reached."""
+    with socket.socket() as unused:  # bound, and never listened on
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/"
+        async with open_http_wire(url, SECRET) as wire:
+            with pytest.raises(SourceUnavailableError, match=r"^unreachable$") as caught:
+                await wire.post(b"{}", timeout_s=5.0)
+    assert PASSWORD not in words_of(caught.value)
 
 
-async def test_hashes_of_consecutive_blocks_end_at_the_tip() -> None:
-    """Beyond the tip there are no hashes, which is no error."""
-    node, wire = node_of({"getblockhash": lambda height: hex_of(HASHES[height]) if height <= 7 else Refused(-8)})
-    assert await node.fetch_block_hashes(2, 3) == HASHES[2:5]
-    assert wire.calls == [("getblockhash", 2), ("getblockhash", 3), ("getblockhash", 4)]
-    assert len(wire.requests) == 1
-    assert await node.fetch_block_hashes(6, 5) == HASHES[6:8]
-    assert await node.fetch_block_hashes(8, 5) == []
-    assert await node.fetch_block_hashes(8, 0) == []
+TROUBLES: list[tuple[str, Behaviour, str]] = [
+    ("closed", close_at_once, "connection-closed"),
+    ("junk", answering(b"\x00\x01 junk\r\n\r\n"), "connection-closed"),
+    ("another protocol", answering(b"SSH-2.0-OpenSSH_9.2\r\n\r\n"), "connection-closed"),
+    ("half a head", answering(b"HTTP/1.1 200 OK\r\nContent-"), "timed-out"),
+    ("half a body", answering(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}"), "timed-out"),
+    ("silent", say_nothing, "timed-out"),
+]
 
 
-async def test_many_calls_are_made_in_pages() -> None:
-    """A batch has a bounded size, its ids are unique within it, and the results of all of them stand in order."""
-    node, wire = node_of({"getblockhash": lambda height: hex_of(HASHES[height])})
-    count = 2 * BATCH + 50
-    assert await node.fetch_block_hashes(0, count) == HASHES[:count]
-    assert [len(request) for request in wire.requests] == [BATCH, BATCH, 50]
-    for request in wire.requests:
-        assert len({call["id"] for call in request}) == len(request)
+@pytest.mark.parametrize(("behave", "reason"), [one[1:] for one in TROUBLES], ids=[one[0] for one in TROUBLES])
+async def test_trouble_on_the_way_is_a_state_without_secrets(behave: Behaviour, reason: str) -> None:
+    """Whatever happens on the way is one of a few words, and neither it nor its causes tell the password."""
+    error = await trouble_of(behave, timeout_s=0.05 if reason == "timed-out" else 5.0)
+    assert str(error) == reason
+    said = words_of(error)
+    assert PASSWORD not in said
+    assert base64.b64encode(f"shop:{PASSWORD}".encode()).decode() not in said
 
 
-async def test_headers_end_where_one_is_not_known() -> None:
-    """A header that a reorg took away ends the list."""
-    raws = {hex_of(each): raw_header(each, time=1) for each in HASHES[:3]}
-    node, wire = node_of({"getblockheader": lambda block_hash, _verbose: raws[block_hash].hex()})
-    assert await node.fetch_headers(HASHES[:3]) == list(raws.values())
-    assert wire.calls == [("getblockheader", each, False) for each in raws]
-    wire.table["getblockheader"] = lambda block_hash, _: Refused(-5) if block_hash == hex_of(HASHES[1]) else "00"
-    assert await node.fetch_headers(HASHES[:3]) == [b"\x00"]
+async def test_wire_goes_on_after_trouble() -> None:
+    """One failed call says nothing of the next one: the wire connects anew."""
+    behaviours = [close_at_once, answering(response(b"200 OK", b"{}", CLOSE))]
+
+    async def behave(stream: trio.abc.Stream) -> None:
+        await behaviours.pop(0)(stream)
+
+    async with open_receiver(behave) as receiver, open_http_wire(receiver.url, SECRET) as wire:
+        with pytest.raises(SourceUnavailableError):
+            await wire.post(b"{}", timeout_s=5.0)
+        assert await wire.post(b"{}", timeout_s=5.0) == b"{}"
 
 
-async def test_block_that_is_not_on_the_chain_has_no_height() -> None:
-    """A block that was left has -1 confirmations, one that is not known is refused; neither has a height."""
-    places = [{"height": 4, "confirmations": 1}, {"height": 5, "confirmations": -1}, Refused(-5)]
-    node, wire = node_of(
-        {"getblockheader": lambda block_hash, _: places[HASHES.index(bytes.fromhex(block_hash)[::-1])]}
-    )
-    assert await node.fetch_heights(HASHES[:3]) == [4, None, None]
-    assert wire.calls[0] == ("getblockheader", hex_of(HASHES[0]), True)
+# --- credentials -------------------------------------------------------------------------------------------------
 
 
-async def test_block_and_transactions_come_as_bytes() -> None:
-    """Blocks and transactions are asked for as hex and leave as bytes; hashes are printed on the way."""
-    raw = RAWS[0]
-    node, wire = node_of({"getblock": raw.hex(), "getrawtransaction": raw.hex()})
-    assert await node.fetch_block(HASHES[0]) == raw
-    assert await node.fetch_raw(TXIDS[0]) == raw
-    assert await node.fetch_raw_in(TXIDS[0], HASHES[0]) == raw
-    assert wire.calls == [
-        ("getblock", hex_of(HASHES[0]), 0),
-        ("getrawtransaction", hex_of(TXIDS[0])),
-        ("getrawtransaction", hex_of(TXIDS[0]), False, hex_of(HASHES[0])),
+async def test_cookie_is_read_anew_for_each_call(tmp_path: Path) -> None:
+    """A node makes its cookie at every start, so each call shows what is in the file by then."""
+    cookie = tmp_path / ".cookie"
+    async with (
+        open_receiver(answering(response(b"200 OK", b"{}", CLOSE))) as receiver,
+        open_http_wire(receiver.url, Credentials(cookie_file=cookie)) as wire,
+    ):
+        for text in ("__cookie__:first", "__cookie__:second\n"):
+            cookie.write_text(text)
+            await wire.post(b"{}", timeout_s=5.0)
+        cookie.unlink()
+        with pytest.raises(SourceUnavailableError, match=r"^cookie-file-unreadable$"):
+            await wire.post(b"{}", timeout_s=5.0)
+        cookie.write_text("__cookie__:third")
+        await wire.post(b"{}", timeout_s=5.0)
+    assert [let_in_as(raw) for raw in receiver.requests] == [
+        "__cookie__:first",
+        "__cookie__:second",
+        "__cookie__:third",
     ]
 
 
-async def test_mempool_comes_with_its_sequence() -> None:
-    """The listing is asked for without details, and with the number that ties it to notices."""
-    node, wire = node_of({"getrawmempool": {"txids": [hex_of(TXIDS[0])], "mempool_sequence": 9}})
-    assert await node.fetch_mempool() == Mempool([hex_of(TXIDS[0])], 9)
-    assert wire.calls == [("getrawmempool", False, True)]
+def make_directory(path: Path) -> None:
+    """Put a folder where the cookie should be."""
+    path.mkdir()
 
 
-async def test_transaction_that_left_the_mempool_is_none_among_many() -> None:
-    """Of many transactions those that are gone are None, each in its place."""
-    found = {hex_of(TXIDS[0]): RAWS[0].hex(), hex_of(TXIDS[2]): RAWS[2].hex()}
-    node, _ = node_of({"getrawtransaction": lambda txid: found.get(txid, Refused(-5))})
-    assert await node.fetch_raw_many(TXIDS) == [RAWS[0], None, RAWS[2]]
-    assert await node.fetch_raw_many([]) == []
+def make_junk(path: Path) -> None:
+    """Put bytes there that are no text."""
+    path.write_bytes(b"\xff\xfe:" + PASSWORD.encode())
 
 
-async def test_waiting_in_the_mempool_is_a_question_with_two_answers() -> None:
-    """A transaction that the mempool has not got is no error."""
-    node, wire = node_of({"getmempoolentry": {"vsize": 141}})
-    assert await node.is_in_mempool(TXIDS[0])
-    wire.table["getmempoolentry"] = Refused(-5)
-    assert not await node.is_in_mempool(TXIDS[0])
-    with pytest.raises(SourceUnavailableError):
-        await node_saying(SourceUnavailableError("unreachable")).is_in_mempool(TXIDS[0])
+def make_nothing(path: Path) -> None:
+    """Put nothing there."""
 
 
-async def test_spenders_stand_in_the_order_of_the_outputs() -> None:
-    """Each output has its spender of the mempool, or none."""
-    answers = [{"txid": "of no interest", "vout": 0, "spendingtxid": hex_of(TXIDS[2])}, {"txid": "", "vout": 1}]
-    node, wire = node_of({"gettxspendingprevout": answers})
-    assert await node.fetch_spenders([(TXIDS[0], 0), (TXIDS[1], 1)]) == [TXIDS[2], None]
-    wanted = [{"txid": hex_of(TXIDS[0]), "vout": 0}, {"txid": hex_of(TXIDS[1]), "vout": 1}]
-    assert wire.calls == [("gettxspendingprevout", wanted)]
-    assert await node.fetch_spenders([]) == []
-    assert len(wire.requests) == 1
-    with pytest.raises(ProtocolError, match="2 spenders of 1 outputs"):
-        await node.fetch_spenders([(TXIDS[0], 0)])
+@pytest.mark.parametrize("make", [make_directory, make_junk, make_nothing])
+async def test_cookie_that_cannot_be_read_is_a_state(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """A cookie that is not there, or is no text, means that the node does not run; nothing is sent to it."""
+    make(tmp_path / ".cookie")
+    async with open_receiver(answering(response(b"200 OK", b"{}", CLOSE))) as receiver:
+        with pytest.raises(SourceUnavailableError, match=r"^cookie-file-unreadable$"):
+            await post(receiver, Credentials(cookie_file=tmp_path / ".cookie"))
+    assert receiver.requests == []
 
 
-async def test_unspent_output_is_told_without_the_mempool() -> None:
-    """An output that no block spent has an amount and a script; else there is none."""
-    node, wire = node_of({"gettxout": {"value": Decimal("0.1"), "scriptPubKey": {"hex": SCRIPT.hex()}}})
-    unspent = await node.fetch_unspent(TXIDS[0], 7)
-    assert unspent is not None
-    assert (unspent.amount_sat, unspent.script.hex) == (10_000_000, SCRIPT.hex())
-    assert wire.calls == [("gettxout", hex_of(TXIDS[0]), 7, False)]
-    wire.table["gettxout"] = None
-    assert await node.fetch_unspent(TXIDS[0], 7) is None
-
-
-async def test_scans_ask_for_raw_scripts_and_wait_long() -> None:
-    """Both scans name scripts as descriptors, and are waited for as long as the caller says."""
-    node, wire = node_of(
-        {
-            "scantxoutset": {"success": True, "height": 9, "unspents": [FOUND], "total_amount": 1},
-            "scanblocks": {
-                "from_height": 0,
-                "to_height": 9,
-                "relevant_blocks": [hex_of(HASHES[3])],
-                "completed": True,
-            },
-        }
-    )
-    found = FoundOutput(txid=hex_of(TXIDS[0]), vout=1, script=SCRIPT.hex(), amount=Decimal("0.1"), height=5)
-    scripts = [SCRIPT, OTHER_SCRIPT]
-    assert await node.scan_outputs(scripts, timeout_s=3600.0) == OutputScan(success=True, height=9, unspents=[found])
-    assert await node.scan_blocks(scripts, up_to=77, timeout_s=7200.0) == BlockScan(
-        from_height=0, to_height=9, relevant_blocks=[hex_of(HASHES[3])], completed=True
-    )
-    wanted = [f"raw({script.hex()})" for script in scripts]
-    assert wire.calls == [("scantxoutset", "start", wanted), ("scanblocks", "start", wanted, 0, 77)]
-    assert wire.timeouts_s == [3600.0, 7200.0]
-
-
-async def test_scan_that_somebody_ended_is_no_result() -> None:
-    """What was found until then is not all: it is asked for again."""
-    ended = {"from_height": 0, "to_height": 9, "relevant_blocks": [], "completed": False}
-    node, _ = node_of({"scantxoutset": {"success": False, "height": 9, "unspents": []}, "scanblocks": ended})
-    for scan in (node.scan_outputs([SCRIPT], timeout_s=1.0), node.scan_blocks([SCRIPT], up_to=9, timeout_s=1.0)):
-        with pytest.raises(SourceUnavailableError, match=r"^scan-was-ended$"):
-            await scan
+@given(st.text(max_size=20), st.text(max_size=20))
+def test_user_and_password_are_what_they_are(user: str, password: str) -> None:
+    """Without a cookie, user and password are used as they were given."""
+    assert Credentials(user=user, password=password).read() == (user, password)
 
 
 @pytest.mark.parametrize(
-    "scan", [NodeRpc.scan_outputs, partial(NodeRpc.scan_blocks, up_to=9)], ids=["outputs", "blocks"]
-)
-async def test_scan_of_somebody_else_is_a_reason_to_wait(scan: Callable[..., Awaitable[object]]) -> None:
-    """A node scans for one caller at a time: that it is busy is no refusal; that it has no filters is one."""
-    node, wire = node_of(dict.fromkeys(("scantxoutset", "scanblocks"), Refused(-8)))
-    with pytest.raises(SourceUnavailableError, match=r"^another-scan-is-under-way$") as caught:
-        await scan(node, [SCRIPT], timeout_s=1.0)
-    assert caught.value.source == NODE
-    wire.table |= dict.fromkeys(("scantxoutset", "scanblocks"), Refused(-1))
-    with pytest.raises(SourceRefusedError) as refused:
-        await scan(node, [SCRIPT], timeout_s=1.0)
-    assert refused.value.code == -1
-
-
-async def test_scan_tells_how_far_it_is_and_can_be_ended() -> None:
-    """The progress is in percent, None where nothing is scanned; to end a scan that is none is no error."""
-    states: dict[str, object] = {"status": {"progress": 42}, "abort": True}
-    node, wire = node_of({"scantxoutset": lambda action: states[action]})
-    assert await node.fetch_scan_progress("scantxoutset") == 42.0
-    await node.abort_scan("scantxoutset")
-    states |= {"status": None, "abort": False}
-    assert await node.fetch_scan_progress("scantxoutset") is None
-    await node.abort_scan("scantxoutset")
-    assert wire.calls[:2] == [("scantxoutset", "status"), ("scantxoutset", "abort")]
-
-
-async def test_transaction_is_handed_over_as_hex() -> None:
-    """What is broadcast is the bytes as they are."""
-    node, wire = node_of({"sendrawtransaction": hex_of(TXIDS[0])})
-    await node.broadcast(RAWS[0])
-    assert wire.calls == [("sendrawtransaction", RAWS[0].hex())]
-
-
-@pytest.mark.parametrize(
-    ("asked", "target"), [(1, 2), (0, 2), (-5, 2), (2, 2), (6, 6), (1008, 1008), (1009, 1008), (10**9, 1008)]
-)
-async def test_fee_rate_is_asked_for_a_target_that_the_node_knows(asked: int, target: int) -> None:
-    """A rate is in satoshis a virtual byte; targets outside of the node's range are brought into it."""
-    node, wire = node_of({"estimatesmartfee": {"feerate": Decimal("0.00012345"), "blocks": 6}})
-    assert await node.fetch_fee_rate(asked) == 12.345
-    assert wire.calls == [("estimatesmartfee", target)]
-
-
-async def test_node_without_estimate_gives_none() -> None:
-    """A young node has errors instead of a rate."""
-    node, _ = node_of({"estimatesmartfee": {"errors": ["Insufficient data"], "blocks": 2}})
-    assert await node.fetch_fee_rate(2) is None
-
-
-# --- amounts -----------------------------------------------------------------------------------------------------
-
-
-async def unspent_sat(written: bytes) -> int:
-    """Return the satoshis of an unspent output whose amount stands so in the answer."""
-    node, _ = node_of({"gettxout": Written(b'{"value": %s, "scriptPubKey": {"hex": ""}}' % written)})
-    unspent = await node.fetch_unspent(TXIDS[0], 0)
-    assert unspent is not None
-    return unspent.amount_sat
-
-
-async def found_sat(written: bytes) -> int:
-    """Return the satoshis of an output that a scan found, whose amount stands so in the answer."""
-    found = b'{"txid": "%s", "vout": 0, "scriptPubKey": "", "amount": %s, "height": 1}'
-    result = b'{"success": true, "height": 9, "unspents": [' + found % (hex_of(TXIDS[0]).encode(), written) + b"]}"
-    node, _ = node_of({"scantxoutset": Written(result)})
-    scan = await node.scan_outputs([SCRIPT], timeout_s=9.0)
-    return satoshis_of(scan.unspents[0].amount)
-
-
-AMOUNTS = pytest.mark.parametrize("amount_sat", [unspent_sat, found_sat], ids=["unspent", "found"])
-
-
-@given(st.integers(0, MAX_MONEY_SAT) | st.integers(MAX_MONEY_SAT - 10**6, MAX_MONEY_SAT))
-@settings(deadline=None, max_examples=200)
-@pytest.mark.slow
-def test_every_amount_is_exact(satoshis: int) -> None:
-    """Whatever a node prints with eight digits is read to the satoshi, up to all coins that there are."""
-    whole, rest = divmod(satoshis, 100_000_000)
-    assert trio.run(unspent_sat, f"{whole}.{rest:08}".encode()) == satoshis
-    assert satoshis_of(Decimal(satoshis) / 100_000_000) == satoshis
-
-
-@pytest.mark.parametrize(
-    ("written", "satoshis"),
+    ("text", "found"),
     [
-        ("0", 0),
-        ("0.00000000", 0),
-        ("0.1", 10_000_000),
-        ("0.00000001", 1),
-        ("1e-8", 1),
-        ("1E-8", 1),
-        ("2.1e7", MAX_MONEY_SAT),
-        ("0.29", 29_000_000),  # 28999999.999999996 by way of a float
-        ("1.13", 113_000_000),
-        ("20999999.97690001", 2_099_999_997_690_001),
-        ("20999999.99999999", 2_099_999_999_999_999),
-        ("0.100000000000", 10_000_000),
+        ("__cookie__:a1b2", ("__cookie__", "a1b2")),
+        (" __cookie__:a1b2\r\n", ("__cookie__", "a1b2")),
+        ("user:with:colons", ("user", "with:colons")),
+        ("no colon", ("no colon", "")),
+        ("", ("", "")),
     ],
 )
-@AMOUNTS
-async def test_amounts_never_go_through_a_float(
-    amount_sat: Callable[[bytes], Awaitable[int]], written: str, satoshis: int
-) -> None:
-    """Decimals are read as they are written, also where a float would miss them."""
-    assert await amount_sat(written.encode()) == satoshis
+def test_cookie_is_split_at_its_first_colon(tmp_path: Path, text: str, found: tuple[str, str]) -> None:
+    """A password may hold colons; a file that is being written holds nothing yet."""
+    (tmp_path / ".cookie").write_text(text)
+    assert Credentials(cookie_file=tmp_path / ".cookie").read() == found
 
 
-@pytest.mark.parametrize("written", ["1e999999", '"NaN"', "-0.1", "21000000.00000001", "0.000000001"])
-@AMOUNTS
-async def test_amount_that_nobody_can_have_is_a_breach_of_protocol(
-    amount_sat: Callable[[bytes], Awaitable[int]], written: str
-) -> None:
-    """An amount that is negative, more than all coins, no number, or not of whole satoshis is refused, not rounded."""
-    with pytest.raises(ProtocolError):
-        await amount_sat(written.encode())
+def test_password_is_not_shown() -> None:
+    """Credentials that are printed by accident, as in a log line, do not tell the password."""
+    assert PASSWORD not in repr(SECRET)
+    assert PASSWORD not in str(SECRET)

@@ -19,7 +19,7 @@ from lightipn.bitcoin.address import Address
 from lightipn.bitcoin.hashes import ScriptHash, scripthash_of
 from lightipn.bitcoin.network import REGTEST
 from lightipn.bitcoin.transaction import Outpoint
-from lightipn.bitcoind.rpc import NodeRpc
+from lightipn.bitcoind.node import NodeRpc
 from lightipn.bitcoind.source import BitcoindSource, NodeOptions
 from lightipn.chain.history import History, Status
 from lightipn.chain.source import ScriptHashChanged

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from lightipn.bitcoin.hashes import hex_of
-from lightipn.bitcoind.rpc import NodeRpc
+from lightipn.bitcoind.node import NodeRpc
 from lightipn.errors import SourceUnavailableError
 from tests.builders import block_hash_of
 

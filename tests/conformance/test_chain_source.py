@@ -22,7 +22,7 @@ from lightipn.bitcoin.header import parse_header
 from lightipn.bitcoin.merkle import merkle_root_of
 from lightipn.bitcoin.network import REGTEST
 from lightipn.bitcoin.transaction import Outpoint, TxOutput, parse_transaction
-from lightipn.bitcoind.rpc import NodeRpc
+from lightipn.bitcoind.node import NodeRpc
 from lightipn.bitcoind.source import BitcoindSource, NodeOptions
 from lightipn.chain.history import UNKNOWN, status_of
 from lightipn.chain.source import ChainSource, FeeHistogram, Misbehaviour, ScriptHashChanged, SourceLost, TipChanged

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightipn.bitcoin.hashes import hex_of
-from lightipn.bitcoind.rpc import BATCH, NodeRpc
+from lightipn.bitcoin.transaction import Outpoint
+from lightipn.bitcoind.node import NodeRpc
+from lightipn.bitcoind.rpc import BATCH
 from lightipn.errors import LightIPNError, ProtocolError, SourceRefusedError, SourceUnavailableError
 from tests.bitcoind.wires import NODE, NODES_WORDS, Refused, Written, chain_info, node_of, node_saying
 from tests.builders import SCRIPT, block_hash_of, payment, txid_of
@@ -19,7 +21,13 @@ from tests.builders import SCRIPT, block_hash_of, payment, txid_of
 HASHES = [block_hash_of(height) for height in range(8)]
 TXIDS = [txid_of(number) for number in range(3)]
 RAWS = [payment(number).raw for number in range(3)]
+COIN = Outpoint(TXIDS[0], 0)
 Call = Callable[[NodeRpc], Awaitable[Any]]
+
+
+async def scan_outputs(node: NodeRpc) -> object:
+    """Have a node scan its outputs."""
+    return await node.scan_outputs([SCRIPT], timeout_s=9.0)
 
 
 # --- refusals ----------------------------------------------------------------------------------------------------
@@ -33,8 +41,8 @@ SINGLE: list[Any] = [
     pytest.param("getrawmempool", NodeRpc.fetch_mempool, id="getrawmempool"),
     pytest.param("getrawtransaction", lambda node: node.fetch_raw(TXIDS[0]), id="getrawtransaction"),
     pytest.param("getrawtransaction", lambda node: node.fetch_raw_in(TXIDS[0], HASHES[0]), id="in a block"),
-    pytest.param("gettxspendingprevout", lambda node: node.fetch_spenders([(TXIDS[0], 0)]), id="gettxspendingprevout"),
-    pytest.param("gettxout", lambda node: node.fetch_unspent(TXIDS[0], 0), id="gettxout"),
+    pytest.param("gettxspendingprevout", lambda node: node.fetch_spenders([COIN]), id="gettxspendingprevout"),
+    pytest.param("gettxout", lambda node: node.fetch_unspent(COIN), id="gettxout"),
     pytest.param("scantxoutset", lambda node: node.fetch_scan_progress("scantxoutset"), id="progress"),
     pytest.param("scantxoutset", lambda node: node.abort_scan("scantxoutset"), id="abort"),
     pytest.param("scantxoutset", lambda node: node.scan_outputs([SCRIPT], timeout_s=9.0), id="scantxoutset"),
@@ -151,21 +159,21 @@ RESULTS = {
     b'["an index"]': ("getindexinfo", NodeRpc.fetch_indexes),
     b'{"an index": true}': ("getindexinfo", NodeRpc.fetch_indexes),
     b'["txid"]': ("getrawmempool", NodeRpc.fetch_mempool),
-    b'{"txids": {}, "mempool_sequence": 1}': ("getrawmempool", NodeRpc.fetch_mempool),
-    b'{"txids": [7], "mempool_sequence": 1}': ("getrawmempool", NodeRpc.fetch_mempool),
-    b'{"value": 1}': ("gettxout", lambda node: node.fetch_unspent(TXIDS[0], 0)),
-    b'{"value": true, "scriptPubKey": {"hex": ""}}': ("gettxout", lambda node: node.fetch_unspent(TXIDS[0], 0)),
-    b'{"value": NaN, "scriptPubKey": {"hex": ""}}': ("gettxout", lambda node: node.fetch_unspent(TXIDS[0], 0)),
+    b'{"txids": {}}': ("getrawmempool", NodeRpc.fetch_mempool),
+    b"[7]": ("getrawmempool", NodeRpc.fetch_mempool),
+    b'{"value": 1}': ("gettxout", lambda node: node.fetch_unspent(COIN)),
+    b'{"value": true, "scriptPubKey": {"hex": ""}}': ("gettxout", lambda node: node.fetch_unspent(COIN)),
+    b'{"value": NaN, "scriptPubKey": {"hex": ""}}': ("gettxout", lambda node: node.fetch_unspent(COIN)),
     b'{"value": 1e99999999999999999999, "scriptPubKey": {"hex": ""}}': (
         "gettxout",
-        lambda node: node.fetch_unspent(TXIDS[0], 0),
+        lambda node: node.fetch_unspent(COIN),
     ),
     b'{"progress": "42"}': ("scanblocks", lambda node: node.fetch_scan_progress("scanblocks")),
     b'{"progress": 1e999}': ("scanblocks", lambda node: node.fetch_scan_progress("scanblocks")),
     b'{"feerate": "much"}': ("estimatesmartfee", lambda node: node.fetch_fee_rate(2)),
     b'{"height": 9}': ("scantxoutset", lambda node: node.scan_outputs([SCRIPT], timeout_s=9.0)),
     b'{"height": 9, "unspents": [{}]}': ("scantxoutset", lambda node: node.scan_outputs([SCRIPT], timeout_s=9.0)),
-    b'[{"spendingtxid": 7}]': ("gettxspendingprevout", lambda node: node.fetch_spenders([(TXIDS[0], 0)])),
+    b'[{"spendingtxid": 7}]': ("gettxspendingprevout", lambda node: node.fetch_spenders([COIN])),
     b'[{"height": 7}]': ("getblockheader", lambda node: node.fetch_heights(HASHES[:1])),
 }
 
@@ -189,7 +197,7 @@ async def test_result_of_another_shape_is_a_breach_of_protocol(result: bytes, me
         ("getblock", lambda node: node.fetch_block(HASHES[0]), b"", b""),
         ("getblockhash", lambda node: node.fetch_block_hashes(0, 1), b"", b""),
         ("getnetworkinfo", NodeRpc.fetch_node_info, b'{"version": 290000, "subversion": ', b"}"),
-        ("getrawmempool", NodeRpc.fetch_mempool, b'{"mempool_sequence": 1, "txids": [', b"]}"),
+        ("getrawmempool", NodeRpc.fetch_mempool, b"[", b"]"),
     ],
     ids=lambda part: part if isinstance(part, str) else "",
 )
@@ -202,6 +210,8 @@ async def test_text_that_is_no_text_is_a_breach_of_protocol(
         await call(node)
 
 
+SCANNED = {"success": True, "bestblock": hex_of(HASHES[0]), "unspents": []}
+UNSPENT = {"txid": hex_of(TXIDS[0]), "vout": 0, "scriptPubKey": SCRIPT.hex(), "amount": 1, "height": 1}
 NO_HASHES = ["", "00", "zz" * 32, hex_of(TXIDS[0])[:-1], hex_of(TXIDS[0]) + "00", " " + hex_of(TXIDS[0])[1:], "é" * 64]
 
 
@@ -213,11 +223,27 @@ NO_HASHES = ["", "00", "zz" * 32, hex_of(TXIDS[0])[:-1], hex_of(TXIDS[0]) + "00"
         (
             "gettxspendingprevout",
             lambda text: [{"spendingtxid": text}],
-            lambda node: node.fetch_spenders([(TXIDS[0], 0)]),
+            lambda node: node.fetch_spenders([COIN]),
         ),
         ("getblockchaininfo", lambda text: chain_info() | {"bestblockhash": text}, NodeRpc.fetch_chain_info),
+        ("getrawmempool", lambda text: [text], NodeRpc.fetch_mempool),
+        ("scantxoutset", lambda text: SCANNED | {"bestblock": text}, scan_outputs),
+        ("scantxoutset", lambda text: SCANNED | {"unspents": [UNSPENT | {"txid": text}]}, scan_outputs),
+        (
+            "scanblocks",
+            lambda text: {"to_height": 9, "relevant_blocks": [text], "completed": True},
+            lambda node: node.scan_blocks([SCRIPT], up_to=9, timeout_s=9.0),
+        ),
     ],
-    ids=["getblockhash", "gettxspendingprevout", "getblockchaininfo"],
+    ids=[
+        "getblockhash",
+        "gettxspendingprevout",
+        "getblockchaininfo",
+        "getrawmempool",
+        "scantxoutset, block",
+        "scantxoutset, txid",
+        "scanblocks",
+    ],
 )
 async def test_hash_that_is_no_hash_does_not_come_in(
     method: str, entry: Callable[[str], Any], call: Call, text: str
