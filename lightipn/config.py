@@ -246,7 +246,7 @@ def _check_bitcoind(checked: Mapping[str, Any], problems: list[str]) -> None:
     elif user and not checked["bitcoind.password_file"]:
         problems.append("bitcoind.password_file: want the file with the password of bitcoind.user")
     if checked["bitcoind.zmq"] and importlib.util.find_spec("zmq") is None:
-        problems.append("bitcoind.zmq: want the package pyzmq: pip install 'lightipn[zmq]'")
+        problems.append("bitcoind.zmq: want the package pyzmq: pip install pyzmq")
 
 
 def _check_xpub(checked: Mapping[str, Any], problems: list[str]) -> None:

@@ -151,7 +151,7 @@ KEYS = (
         [],
         read.list_of(read.zmq_endpoint),
         "ZMQ publishers of the node (hashblock, hashtx, rawtx, sequence; whichever it has), for notice within\n"
-        "# milliseconds. Wants the package pyzmq: pip install 'lightipn[zmq]'. Default none.",
+        "# milliseconds. Wants the package pyzmq: pip install pyzmq. Default none.",
         shown='["tcp://127.0.0.1:28332"]',
     ),
     Key(

@@ -651,7 +651,7 @@ def test_notices_want_their_package(monkeypatch: pytest.MonkeyPatch) -> None:
     text = NODE + 'cookie_file = "c"\nzmq = ["tcp://127.0.0.1:28332"]'
     assert load(text).bitcoind.zmq == ("tcp://127.0.0.1:28332",)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert problems_of(text) == ["bitcoind.zmq: want the package pyzmq: pip install 'lightipn[zmq]'"]
+    assert problems_of(text) == ["bitcoind.zmq: want the package pyzmq: pip install pyzmq"]
     assert load(text.replace('"bitcoind"', '"electrum"', 1)).backend == "electrum"
 
 

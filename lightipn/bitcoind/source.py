@@ -188,6 +188,7 @@ class BitcoindSource:
         [raw_header] = await self._node.fetch_headers([info.tip_hash]) or [b""]
         if raw_header:
             self._told_tip = info.tip_hash
+            self._standing.note_tip()
             await self._send_update.send(TipChanged(server=self._node.name, height=info.height, raw_header=raw_header))
 
     def _ring_search(self) -> None:
@@ -321,9 +322,8 @@ class BitcoindSource:
         return self._standing.take_evidence()
 
     def demote(self, server: str, reason: str) -> None:
-        """Say that the node is behind our own chain; there is no other to take its place."""
-        log.warning("bitcoind.node_behind", node=server, reason=reason)
-        self._standing.note(reason=reason)
+        """Say that the node is behind our own chain."""
+        self._standing.note_behind(reason)
 
     def trust(self, name: str) -> None:
         """Forgive the node what was reported: it is asked all the time anyhow."""

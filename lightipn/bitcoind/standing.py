@@ -18,6 +18,7 @@ class Standing:
         self.state = ServerState(name=name, verdict="connecting")
         self.changed = trio.Event()
         self.down_since = trio.current_time()  # on Trio's clock; of the last time it was not connected
+        self._behind = ""  # the reason while the node is behind our own chain
         self._evidence: list[Misbehaviour] = []
 
     @property
@@ -41,6 +42,18 @@ class Standing:
             self.down_since = trio.current_time()
         self.note(verdict="unavailable", reason=reason)
         return was_connected
+
+    def note_behind(self, reason: str) -> None:
+        """Take note that the node is behind our own chain; there is no other to take its place."""
+        log.warning("bitcoind.node_behind", node=self.state.name, reason=reason)
+        self._behind = reason
+        self.note(reason=reason)
+
+    def note_tip(self) -> None:
+        """Take note that the node has a new tip: it need not be behind any more."""
+        if self._behind and self.state.reason == self._behind:
+            self.note(reason="")
+        self._behind = ""
 
     def tell_changed(self) -> None:
         """Have whoever waits for ``changed`` look."""
