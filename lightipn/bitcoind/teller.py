@@ -50,8 +50,10 @@ class Teller:
                 await self._bell.wait()
                 continue
             taken = book.take(now=trio.current_time(), limit=UNDER_WAY_AT_MOST)
-            for scripthash, history in (await self.histories(taken) if taken else {}).items():
-                if not history and scripthash in self._view.targets.past_pending:
+            histories = await self.histories(taken) if taken else {}
+            pending = self._view.targets.past_pending.intersection(taken)  # it may be found while these are told
+            for scripthash, history in histories.items():
+                if not history and scripthash in pending:
                     continue  # nothing can be said of it before its past was looked for
                 status = status_of(history)
                 if book.is_news(scripthash, status):

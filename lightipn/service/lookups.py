@@ -9,7 +9,7 @@ from lightipn.bitcoin.hashes import ScriptHash
 from lightipn.errors import RequestError
 from lightipn.ledger.entries import ScriptPayments
 from lightipn.service.ground import Ground
-from lightipn.store import chain, ledger
+from lightipn.store import chain, ledger, node_findings
 from lightipn.store.database import Database
 
 LOOKUPS_AT_ONCE = 4
@@ -72,7 +72,7 @@ class Lookups:
         def work(db: Database) -> tuple[ledger.ScriptRecord | None, KnownPayments | None]:
             record = ledger.load_script(db, address.scripthash)
             payments = ledger.load_payments(db, address.scripthash)
-            if record is None or payments is None or record.absorbed_at is None:
+            if record is None or payments is None or not _is_worked_in(db, record):
                 return record, None
             tip_height = chain.load_tip_height(db)
             return record, KnownPayments(payments=payments, tip_height=tip_height, coverage=record.coverage)
@@ -153,4 +153,8 @@ class Lookups:
 
 def _is_settled(db: Database, scripthash: ScriptHash) -> bool:
     record = ledger.load_script(db, scripthash)
-    return record is None or record.absorbed_at is not None or record.trouble != ""
+    return record is None or record.trouble != "" or _is_worked_in(db, record)
+
+
+def _is_worked_in(db: Database, record: ledger.ScriptRecord) -> bool:
+    return record.absorbed_at is not None and not node_findings.is_ahead_of_ledger(db, record.scripthash)

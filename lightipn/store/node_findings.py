@@ -102,6 +102,21 @@ def load_proof(db: Database, txid: Txid) -> KnownProof | None:
     return KnownProof(height=row[0], position=row[1], siblings=siblings, raw=row[3])
 
 
+def is_ahead_of_ledger(db: Database, scripthash: ScriptHash) -> bool:
+    """Tell whether blocks show payments of a script that the ledger does not hold as confirmed yet.
+
+    While it is so, nobody may take what the ledger holds for all, whatever was absorbed: what is found in blocks is
+    written before it is told.
+    """
+    row = db.execute(
+        "SELECT 1 FROM node_entry WHERE scripthash = ? AND NOT EXISTS (SELECT 1 FROM ledger_entry"
+        " WHERE ledger_entry.scripthash = node_entry.scripthash AND ledger_entry.txid = node_entry.txid"
+        " AND state = 'confirmed') LIMIT 1",
+        [scripthash],
+    ).fetchone()
+    return row is not None
+
+
 # --- outputs ---
 
 

@@ -110,13 +110,5 @@ def settle_past(
         if cursor.rowcount:
             settled.append(scripthash)
             db.execute("UPDATE script SET history_from = ? WHERE scripthash = ?", [history_from, scripthash])
-            # What was found is not in the ledger yet: until it is, nobody is told that this is all.
-            db.execute(
-                "UPDATE script SET absorbed_at = NULL WHERE scripthash = ? AND EXISTS (SELECT 1 FROM node_entry"
-                " WHERE node_entry.scripthash = script.scripthash AND NOT EXISTS (SELECT 1 FROM ledger_entry"
-                " WHERE ledger_entry.scripthash = node_entry.scripthash AND ledger_entry.txid = node_entry.txid"
-                " AND state = 'confirmed'))",
-                [scripthash],
-            )
     recount_unproved(db, settled)
     return settled

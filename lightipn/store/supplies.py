@@ -8,6 +8,7 @@ from sqlite_utils import Database
 from lightipn.bitcoin.address import Address
 from lightipn.bitcoin.hashes import ScriptHash
 from lightipn.store import ledger
+from lightipn.store.node_findings import is_ahead_of_ledger
 
 # With fewer unused addresses known ahead, more are looked at.
 LEAST_AHEAD = 10
@@ -124,7 +125,8 @@ def is_used(db: Database, address: Address) -> bool | None:
         return None
     if record.trouble or is_paid(db, address):  # trouble: more history than a lookup reads
         return True
-    return None if record.absorbed_at is None else False
+    is_known = record.absorbed_at is not None and not is_ahead_of_ledger(db, address.scripthash)
+    return False if is_known else None
 
 
 def load_last_paid(db: Database, record: SupplyRecord) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from lightipn.bitcoin.address import Address
@@ -19,8 +20,8 @@ from lightipn.bitcoind.mempool_follower import MempoolFollower
 from lightipn.bitcoind.node import NodeRpc
 from lightipn.bitcoind.teller import Teller
 from lightipn.bitcoind.view import NodeView, new_view
-from lightipn.chain.history import HistoryEntry
-from lightipn.chain.source import Update
+from lightipn.chain.history import UNKNOWN, HistoryEntry
+from lightipn.chain.source import ScriptHashChanged, Update
 from lightipn.simulator import forge
 from lightipn.simulator.blocks import SimulatedChain
 from lightipn.store import ledger as ledger_store
@@ -301,6 +302,38 @@ async def test_script_that_was_let_go_of_is_found_no_more(desk: Desk) -> None:
     await desk.look()
     assert (await desk.history(), await desk.history(OTHER_SCRIPT)) == ((), (HistoryEntry(txid=txid, height=4),))
     assert set(desk.book.known) == {OTHER}
+
+
+# --- telling ---------------------------------------------------------------------------------------------------
+
+
+async def test_nothing_is_told_of_a_script_whose_past_was_pending_when_it_was_read(
+    desk: Desk, nursery: trio.Nursery
+) -> None:
+    """A search that ends while others are told has found what a history that was read before does not hold."""
+    await desk.watch(OTHER_SCRIPT)
+    desk.chain.pay(OTHER_SCRIPT, 5_000)
+    await desk.look()
+    desk.book.take(now=0.0, limit=9)
+    send, receive = trio.open_memory_channel[Update](0)
+    teller = Teller(desk.store, desk.view, send, name=NODE)
+    desk.book.known[SHOP] = UNKNOWN
+    desk.book.touch([OTHER, SHOP])
+    teller.go_on()
+    nursery.start_soon(teller.run)
+    await trio.testing.wait_all_tasks_blocked()
+    desk.view.targets.past_pending.discard(SHOP)
+    update = await receive.receive()
+    assert isinstance(update, ScriptHashChanged)
+    assert update.scripthash == OTHER
+    await trio.testing.wait_all_tasks_blocked()
+    with pytest.raises(trio.WouldBlock):
+        receive.receive_nowait()
+    desk.book.touch([SHOP])  # as whoever ends a search does
+    teller.ring()
+    update = await receive.receive()
+    assert isinstance(update, ScriptHashChanged)
+    assert (update.scripthash, update.history) == (SHOP, ())
 
 
 # --- nothing is fetched twice ------------------------------------------------------------------------------------

@@ -147,6 +147,27 @@ async def test_history_that_is_not_whole_says_from_where_on_it_is(tools: Tools) 
     }
 
 
+async def test_payment_that_a_block_shows_is_waited_for(tools: Tools, autojump_clock: MockClock) -> None:
+    """What one's own node showed and the ledger does not hold yet is not left out of an answer, whoever watches."""
+    address, payment = regtest_address(0), entry_of(1, received_sat=40, state=confirmed(TIP))
+    await tools.subscribe(address)
+    await tools.settle(address)  # with a history that was read before
+    await tools.store.transact(
+        lambda db: db.execute(
+            "INSERT INTO node_entry (scripthash, txid) VALUES (?, ?)", [address.scripthash, payment.txid]
+        )
+    )
+    async with open_asking(tools) as asking:
+        asking.ask("a", address)
+        await trio.sleep(3)
+        assert asking.answers == {}
+        await tools.settle(address, entry_of(1, received_sat=40))  # seen, but not confirmed
+        await trio.sleep(3)
+        assert asking.answers == {}
+        await tools.settle(address, payment)
+    assert asking.answers == {"a": (6.0, totals_of(40, 0))}
+
+
 async def test_lookup_that_waits_for_a_search_says_how_far_it_is(tools: Tools, autojump_clock: MockClock) -> None:
     """The refusal of a lookup that one's own node is busy with says what it does."""
     tools.past_progress = "the node's outputs are searched, 40 percent"
