@@ -17,7 +17,7 @@ from lightipn.config import load_config
 from lightipn.service.accounting import MOST_CONFIRMATIONS, MOST_SHOWN, AccountWish
 from lightipn.service.desk import OPERATOR
 
-app = typer.Typer(help="Accounts: balances out of proved payments.", no_args_is_help=True)
+app = typer.Typer(help="Accounts: balances out of proved payments.", no_args_is_help=True, add_completion=False)
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The account's name.")]
 OwnerOption = Annotated[str, typer.Option("--key", metavar="OWNER", help="Owner of the account.")]
 LimitOption = Annotated[int, typer.Option("--limit", min=1, max=MOST_SHOWN, help="At most so many, newest first.")]

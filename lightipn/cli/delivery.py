@@ -8,7 +8,7 @@ from lightipn.cli.output import console, print_facts, print_json, print_table, t
 from lightipn.cli.run import MAX_NUMBER, ConfigOption, JsonOption, ask_service
 from lightipn.store.deliveries import Attempt, Delivery
 
-app = typer.Typer(help="Callbacks: list, show every attempt, retry.", no_args_is_help=True)
+app = typer.Typer(help="Callbacks: list, show every attempt, retry.", no_args_is_help=True, add_completion=False)
 IdArgument = Annotated[
     int, typer.Argument(metavar="ID", min=1, max=MAX_NUMBER, help="The number that `delivery list` shows.")
 ]

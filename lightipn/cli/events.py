@@ -13,6 +13,8 @@ from lightipn.cli.run import ConfigOption, ask_service
 from lightipn.service.desk import Service
 from lightipn.service.feed import MOST_AFTER, MOST_AT_ONCE, EventPage, RecordedEvent
 
+app = typer.Typer(add_completion=False)
+
 AfterOption = Annotated[
     int | None,
     typer.Option("--after", metavar="N", min=0, max=MOST_AFTER, help="What follows event N. Default: the newest."),
@@ -25,6 +27,7 @@ FollowOption = Annotated[bool, typer.Option("--follow", help="Go on with new eve
 JsonLinesOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line instead of a table.")]
 
 
+@app.command()
 def events(
     after: AfterOption = None,
     limit: LimitOption = DEFAULT_LIMIT,

@@ -16,7 +16,7 @@ from lightipn.errors import ConfigError
 from lightipn.service.desk import OPERATOR
 from lightipn.service.forwarding import MOST_LOOKED_AT
 
-app = typer.Typer(help="Forwarding: own keys that pass payments on.", no_args_is_help=True)
+app = typer.Typer(help="Forwarding: own keys that pass payments on.", no_args_is_help=True, add_completion=False)
 
 
 @app.command()

@@ -7,7 +7,7 @@ import typer
 from lightipn.cli.output import console, print_json, print_table, time_text
 from lightipn.cli.run import MAX_NUMBER, ConfigOption, JsonOption, ask_service, errors
 
-app = typer.Typer(help="API keys: create, list, revoke.", no_args_is_help=True)
+app = typer.Typer(help="API keys: create, list, revoke.", no_args_is_help=True, add_completion=False)
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The owner: letters, digits and . _ @ -")]
 
 

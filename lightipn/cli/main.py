@@ -7,10 +7,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lightipn.cli import events, serve, status
+from lightipn.cli import serve
 
 # Each is the module of the same name, and is imported when it is called: a service that runs does not carry them.
-GROUPS = ("account", "forwarding", "key", "watch", "delivery", "server", "xpub")
+OTHERS = ("status", "events", "account", "forwarding", "key", "watch", "delivery", "server", "xpub")
 
 
 class Commands(TyperGroup):
@@ -20,15 +20,15 @@ class Commands(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return all names, in the order of the help."""
-        return [*super().list_commands(ctx), *GROUPS]
+        return [*super().list_commands(ctx), *OTHERS]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a command or a group; None where there is none of this name."""
-        if cmd_name not in GROUPS:
+        if cmd_name not in OTHERS:
             return super().get_command(ctx, cmd_name)
-        group = typer.main.get_command(importlib.import_module(f"lightipn.cli.{cmd_name}").app)
-        group.name = cmd_name
-        return group
+        command = typer.main.get_command(importlib.import_module(f"lightipn.cli.{cmd_name}").app)
+        command.name = cmd_name
+        return command
 
 
 app = typer.Typer(
@@ -43,8 +43,6 @@ app = typer.Typer(
 app.command()(serve.serve)
 app.command()(serve.init)
 app.command("check-config")(serve.check_config)
-app.command()(status.status)
-app.command()(events.events)
 
 
 @app.command()

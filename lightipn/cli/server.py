@@ -20,7 +20,7 @@ from lightipn.electrum.probe import Probe, probe_servers
 from lightipn.errors import SourceError, SourceMisbehavedError
 from lightipn.parts import checkpoints_of, connector_of, open_node, servers_of
 
-app = typer.Typer(help="Electrum servers: check, evidence, trust.", no_args_is_help=True)
+app = typer.Typer(help="Electrum servers: check, evidence, trust.", no_args_is_help=True, add_completion=False)
 SHOWN_RAW_BYTES = 20
 
 

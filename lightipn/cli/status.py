@@ -2,6 +2,8 @@
 
 import time
 
+import typer
+
 from lightipn.bitcoin.hashes import hex_of
 from lightipn.bitcoin.header import parse_header
 from lightipn.cli.output import console, print_facts, print_json, print_table, printable, time_text
@@ -10,7 +12,10 @@ from lightipn.config import load_config
 from lightipn.service.summary import Summary, alarms_of
 from lightipn.store.database import is_service_running
 
+app = typer.Typer(add_completion=False)
 
+
+@app.command()
 def status(config: ConfigOption = None, json: JsonOption = False) -> None:
     """Show whether the service runs, its verified tip, its servers, and what waits to be delivered."""
     with reported_errors():

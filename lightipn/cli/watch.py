@@ -20,7 +20,7 @@ from lightipn.service.desk import OPERATOR, Service
 from lightipn.service.subscribing import Wish
 from lightipn.store.ledger import WHOLE, Coverage
 
-app = typer.Typer(help="Watched addresses: add, list, remove, import.", no_args_is_help=True)
+app = typer.Typer(help="Watched addresses: add, list, remove, import.", no_args_is_help=True, add_completion=False)
 AddressArgument = Annotated[str, typer.Argument(metavar="ADDRESS", help="A bitcoin address of the network.")]
 OwnerOption = Annotated[str, typer.Option("--key", metavar="NAME", help="Owner of the subscription.")]
 IMPORT_PAGE = 500

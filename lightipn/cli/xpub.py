@@ -9,7 +9,11 @@ from lightipn.cli.run import MAX_NUMBER, ConfigOption, JsonOption, ask_service
 from lightipn.service.scanning import GAP_LIMIT
 from lightipn.service.supplying import SupplyState
 
-app = typer.Typer(help="Extended keys: addresses given away, and how many more there may be.", no_args_is_help=True)
+app = typer.Typer(
+    help="Extended keys: addresses given away, and how many more there may be.",
+    no_args_is_help=True,
+    add_completion=False,
+)
 IdArgument = Annotated[int, typer.Argument(metavar="ID", min=1, max=MAX_NUMBER, help="The number `xpub list` shows.")]
 SHOWN_KEY_CHARS = 24
 
