@@ -3,11 +3,13 @@
 A node's own words are dropped; its error codes are kept.
 """
 
+import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
+from urllib.parse import urlsplit
 
 import httpx
 import msgspec
@@ -174,7 +176,7 @@ class HttpWire:
         except httpx.TimeoutException as error:
             raise SourceUnavailableError("timed-out") from error
         except httpx.ConnectError as error:
-            raise SourceUnavailableError("unreachable") from error
+            raise SourceUnavailableError("tls-failed" if _is_about_tls(error) else "unreachable") from error
         except httpx.HTTPError as error:
             raise SourceUnavailableError("connection-closed") from error
         # A refused call is 500 with JSON; a batch is always 200.
@@ -184,11 +186,20 @@ class HttpWire:
         return response.content
 
 
+def _is_about_tls(error: BaseException | None) -> bool:
+    """Tell whether what led to an error is a certificate that is not trusted, or that TLS is not spoken there."""
+    while error is not None and not isinstance(error, ssl.SSLError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 @asynccontextmanager
 async def open_http_wire(url: str, credentials: Credentials) -> AsyncIterator[HttpWire]:
     """Open the way to a node; it connects when it is used."""
     limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS, keepalive_expiry=20.0)
     # A node packs nothing; what claims to be packed is none.
     headers = {"Accept-Encoding": "identity"}
-    async with httpx.AsyncClient(trust_env=False, limits=limits, headers=headers) as client:
+    # Plain HTTP has no certificate to verify, and a list of whom to trust takes 2 MiB; no redirect is followed.
+    trusted = ssl.create_default_context() if urlsplit(url).scheme == "https" else False
+    async with httpx.AsyncClient(trust_env=False, limits=limits, headers=headers, verify=trusted) as client:
         yield HttpWire(client, url, credentials)

@@ -14,6 +14,7 @@ from lightipn.bitcoind.node import NodeRpc
 from lightipn.bitcoind.rpc import Credentials, open_http_wire
 from lightipn.errors import SourceRefusedError, SourceUnavailableError
 from tests.bitcoind.wires import NODE
+from tests.delivery.certificates import self_signed
 from tests.delivery.raw_receiver import Behaviour, RawReceiver, answering, open_receiver, response
 
 PASSWORD = "correct-horse-battery"
@@ -147,6 +148,17 @@ async def test_redirection_is_not_followed() -> None:
             error = await trouble_of(answering(response(status_line, b"x", location, CLOSE)))
             assert str(error) == f"http-status-{status_line[:3].decode()}"
     assert other.connections == 0
+
+
+async def test_certificate_of_a_node_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over TLS the password goes to no node whose certificate the system does not trust, and that is a state."""
+    context, certificate = self_signed(tmp_path, ["127.0.0.1"])
+    async with open_receiver(answering(response(b"200 OK", b"{}", CLOSE)), context=context) as receiver:
+        with pytest.raises(SourceUnavailableError, match=r"^tls-failed$"):
+            await post(receiver)
+        assert receiver.requests == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert await post(receiver) == b"{}"
 
 
 async def test_nobody_listening_is_a_state() -> None:
