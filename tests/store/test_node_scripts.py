@@ -4,7 +4,6 @@ import pytest
 
 from lightipn.bitcoin.transaction import Outpoint
 from lightipn.chain.history import UNKNOWN
-from lightipn.ledger.entries import Dropped
 from lightipn.store import ledger, node_blocks, node_findings, node_scripts, spends
 from lightipn.store.database import Database
 from lightipn.store.node_scripts import NodeScript
@@ -29,21 +28,6 @@ from tests.store.node_rows import (
 from tests.store.rows import TIP, regtest_address
 
 # --- scripts -----------------------------------------------------------------------------------------------------
-
-
-def test_what_blocks_show_is_ahead_of_the_ledger_until_it_is_confirmed_there(db: Database) -> None:
-    """A payment that is found, and is not known, waits, or is gone in the ledger, is missing from it."""
-    register(db, 0, 1)
-    assert not node_findings.is_ahead_of_ledger(db, scripthash_of(0))
-    save_block(db, TIP + 1, found(1, TIP + 1, pays=[0]), found(2, TIP + 1, pays=[0]))
-    absorb(db, 0, entry_of(1, received_sat=5, state=confirmed(TIP + 1)))
-    for entry in (entry_of(2, received_sat=5), entry_of(2, received_sat=5, state=Dropped())):
-        assert node_findings.is_ahead_of_ledger(db, scripthash_of(0))
-        absorb(db, 0, entry)
-    assert node_findings.is_ahead_of_ledger(db, scripthash_of(0))
-    absorb(db, 0, entry_of(2, received_sat=5, state=confirmed(TIP + 1)))
-    assert not node_findings.is_ahead_of_ledger(db, scripthash_of(0))
-    assert not node_findings.is_ahead_of_ledger(db, scripthash_of(1))
 
 
 def test_new_script_is_known_from_the_next_block_on(db: Database) -> None:
