@@ -1,4 +1,4 @@
-"""What was found in the blocks of one's own node: where it stands, what concerns a script, and what proves it."""
+"""How far the blocks of one's own node were looked through: beginnings, reorgs, and what is taken over."""
 
 import sqlite3
 from collections.abc import Callable
