@@ -133,7 +133,7 @@ KEYS = (
         "bitcoind",
         "user",
         "",
-        read.text,
+        read.rpc_user,
         "User of its RPC (-rpcauth), instead of the cookie. Default none.",
         shown='"lightipn"',
     ),
@@ -150,7 +150,7 @@ KEYS = (
         "zmq",
         [],
         read.list_of(read.zmq_endpoint),
-        "ZMQ publishers of the node (hashblock, hashtx, rawtx, sequence; whichever it has), for notice within\n"
+        "ZMQ publishers of the node (hashblock and rawtx or hashtx, or sequence alone), for notice within\n"
         "# milliseconds. Wants the package pyzmq: pip install pyzmq. Default none.",
         shown='["tcp://127.0.0.1:28332"]',
     ),

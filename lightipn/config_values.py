@@ -123,7 +123,23 @@ def rpc_url(value: Any) -> str:
         _ = parts.port
     except ValueError:
         raise ValueError("want a port from 0 to 65535") from None
+    if parts.scheme == "http" and _is_public(parts.hostname or ""):
+        raise ValueError("would send the password over the internet in the clear, want https://, or a tunnel")
     return str(value).rstrip("/")
+
+
+def _is_public(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_global
+    except ValueError:
+        return False  # a name may lead anywhere
+
+
+def rpc_user(value: Any) -> str:
+    """Read a user of a node's RPC; HTTP Basic ends it at the first colon."""
+    if ":" in text(value):
+        raise ValueError("want no colon")
+    return str(value)
 
 
 def zmq_endpoint(value: Any) -> str:

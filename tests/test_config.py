@@ -352,6 +352,9 @@ RANGES = [
     ("bitcoind.url", '"http://127.0.0.1:65536"'),
     ("bitcoind.url", '"http://127.0.0.1:8332?wallet=shop"'),
     ("bitcoind.url", '"http://127.0.0.1:8332#top"'),
+    ("bitcoind.url", '"http://8.8.8.8:8332"'),
+    ("bitcoind.url", '"http://[2600::1]:8332"'),
+    ("bitcoind.user", '"a:b"'),
     ("bitcoind.cookie_file", '"~no-such-user/.cookie"'),
     ("bitcoind.password_file", '"missing.txt"'),
     ("bitcoind.password_file", '"."'),
@@ -644,6 +647,12 @@ def test_credentials_that_cannot_be_read_are_one_problem() -> None:
     """A password file that is missing is told once, not as a missing password besides."""
     (problem,) = problems_of(NODE + 'user = "shop"\npassword_file = "missing.txt"')
     assert problem.startswith("bitcoind.password_file: cannot read 'missing.txt'")
+
+
+@pytest.mark.parametrize("host", ["https://8.8.8.8", "http://10.1.2.3", "http://[::1]", "http://node.example"])
+def test_password_of_a_node_may_go_to_a_private_address_or_over_tls(host: str) -> None:
+    """Plain HTTP is refused where it is known to lead over the internet; of a name that is not known."""
+    assert load(NODE + f'cookie_file = "c"\nurl = "{host}:8332"').bitcoind.url == f"{host}:8332"
 
 
 def test_notices_want_their_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,13 +8,13 @@ from functools import partial
 import structlog
 
 from lightipn.bitcoin.block import parse_block
-from lightipn.bitcoin.hashes import BlockHash, ScriptHash, hex_of
-from lightipn.bitcoin.transaction import PackedOutpoint
+from lightipn.bitcoin.hashes import BlockHash, ScriptHash, hex_of, scripthash_of
+from lightipn.bitcoin.transaction import PackedOutpoint, packed_outpoint
 from lightipn.bitcoind.answers import ChainInfo
 from lightipn.bitcoind.node import NodeRpc
 from lightipn.bitcoind.targets import Strays
 from lightipn.bitcoind.view import NodeView
-from lightipn.errors import ProtocolError, SourceUnavailableError
+from lightipn.errors import ProtocolError, SourceRefusedError, SourceUnavailableError
 from lightipn.store import node_blocks, node_findings, node_scripts
 from lightipn.store.database import Store
 from lightipn.store.node_blocks import Position
@@ -96,11 +96,27 @@ class BlockFollower:
         if fork_height == view.height:
             return
         async with view.lock:
+            await self._learn_prevouts(fork_height)
             touched, stale = await self._store.transact(partial(node_blocks.disconnect, fork_height=fork_height))
             log.warning("bitcoind.reorg_followed", depth_blocks=view.height - fork_height, fork_height=fork_height)
             view.position = Position(fork_height, ours)
             view.targets.past_pending.update(stale)
             view.book.touch(touched)
+
+    async def _learn_prevouts(self, fork_height: int) -> None:
+        """Find out what payments spend that lose their blocks: a rival on the other branch may have taken it.
+
+        The node's undo data of a block tells that, while it has it; its unspent outputs do not any more.
+        """
+        for txid, block_hash in await self._store.read(lambda db: node_blocks.load_found_above(db, fork_height)):
+            try:
+                prevouts = await self._node.fetch_prevouts(txid, block_hash)
+            except SourceRefusedError:
+                continue  # pruned meanwhile, or never told
+            for outpoint, output in prevouts.items():
+                self._view.remember(outpoint, output)
+                packed, owner = packed_outpoint(outpoint.txid, outpoint.index), scripthash_of(output.script)
+                self._view.targets.add_contested(packed, owner, height=fork_height)
 
     async def _skip_pruned(self, prune_height: int) -> None:
         """Go on where the node's blocks begin; what was in the ones between is looked for in its unspent outputs."""
@@ -108,9 +124,10 @@ class BlockFollower:
         view = self._view
         async with view.lock:
             first = view.height + 1
-            await self._store.transact(lambda db: node_blocks.skip_to(db, prune_height - 1, hashes))
+            kept = await self._store.transact(lambda db: node_blocks.skip_to(db, prune_height - 1, hashes))
             view.position = Position(prune_height - 1, hashes[-1])
-            view.targets.past_pending.update(view.book.known)
+            view.targets.add_own(kept)
+            view.targets.past_pending.update(await self._store.read(node_scripts.load_all_pending))
         log.error(
             "bitcoind.blocks_pruned",
             first=first,
@@ -162,21 +179,17 @@ class BlockFollower:
             self._view.targets.add_own(one.outputs)
             self._view.book.touch([*one.outputs.values(), *one.spends.values()])
 
-    async def search_spends(self, outputs: dict[PackedOutpoint, ScriptHash], *, above: Position) -> None:
-        """Look for who spends outputs in blocks that were looked through without knowing them; the caller has the lock.
-
-        Args:
-            above: the block behind which they begin.
+    async def search_spends(self, outputs: dict[PackedOutpoint, ScriptHash], *, height: int) -> None:
+        """Look for who spends outputs in a block that was looked through without knowing them.
 
         Raises:
-            SourceUnavailableError: that block is not in the chain any more.
+            SourceUnavailableError: there is no such block any more.
         """
-        for height in range(above.height, self._view.height + 1):
+        async with self._view.lock:
             block_hash = await self._store.read(partial(node_blocks.load_block_hash, height=height))
-            if block_hash is None or (height == above.height and block_hash != above.block_hash):
+            if block_hash is None:
                 raise SourceUnavailableError("chain-changed", source=self._node.name)
-            if height > above.height:
-                block = parse_block(await self._node.fetch_block(block_hash))
-                found = self._view.targets.found_of(set(), outputs, block, height)
-                await self._store.transact(partial(node_findings.save_found, found=found))
-                self._note(found)
+            block = parse_block(await self._node.fetch_block(block_hash))
+            found = self._view.targets.found_of(set(), outputs, block, height)
+            await self._store.transact(partial(node_findings.save_found, found=found))
+            self._note(found)

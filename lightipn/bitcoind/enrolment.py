@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 
+import trio
+
 from lightipn.bitcoin.hashes import ScriptHash
 from lightipn.bitcoind.mempool_follower import MempoolFollower
 from lightipn.bitcoind.view import NodeView
-from lightipn.store import node_scripts
+from lightipn.errors import SourceError
+from lightipn.store import node_rows, node_scripts
 from lightipn.store.database import Database, Store
 
 
@@ -30,11 +33,19 @@ class Enrolment:
         """
         view = self._view
         async with view.lock:
-            watched = [each for each in scripthashes if each in view.book.known]
-            scripts = await self._store.transact(lambda db: node_scripts.register(db, watched, height=view.height))
-            view.targets.take_up(scripts)
-            await self._mempool.take_payments_to([one.script for one in scripts if one.script is not None])
-            view.book.touch(one.scripthash for one in scripts)
+            view.wished.difference_update(scripthashes)  # first: who is watched anew meanwhile wishes anew
+            try:
+                return await self._take_up([each for each in scripthashes if each in view.book.known])
+            except SourceError:
+                view.wished.update(scripthashes)
+                raise
+
+    async def _take_up(self, watched: Sequence[ScriptHash]) -> bool:
+        view = self._view
+        scripts = await self._store.transact(lambda db: node_scripts.register(db, watched, height=view.height))
+        view.targets.take_up(scripts)
+        await self._mempool.take_payments_to([one.script for one in scripts if one.script is not None])
+        view.book.touch(one.scripthash for one in scripts)
         return not all(one.is_past_known for one in scripts)
 
     async def let_go(self, scripthashes: Sequence[ScriptHash]) -> None:
@@ -45,9 +56,11 @@ class Enrolment:
 
             def work(db: Database) -> None:
                 for scripthash in gone:
-                    node_scripts.drop_script(db, scripthash)
+                    node_rows.drop_script(db, scripthash)
 
             await self._store.transact(work)
             for scripthash in gone:
                 view.mempool.forget_script(scripthash)
             view.targets.let_go(gone)
+            for _ in view.targets.sweep_out():
+                await trio.lowlevel.checkpoint()

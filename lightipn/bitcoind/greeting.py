@@ -28,6 +28,8 @@ async def greet(node: NodeRpc, network: Network, info: ChainInfo) -> str:
     if software.version < LOWEST_VERSION:
         raise SourceUnavailableError(f"too-old: version {software.version}, want {LOWEST_VERSION} (24.0)")
     if info.is_in_download:
+        if not info.header_height:
+            raise SourceUnavailableError("initial-download: it has no headers yet")
         raise SourceUnavailableError(
             f"initial-download: {info.progress * 100:.2f} percent, block {info.height} of {info.header_height}"
         )

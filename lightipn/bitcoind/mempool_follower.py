@@ -1,6 +1,5 @@
 """Keeps the view of the node's mempool: by looking at all of it, and by notices of single transactions."""
 
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
@@ -23,7 +22,6 @@ from lightipn.store import node_findings
 from lightipn.store.database import Store
 
 PAGE = 100
-PREVOUTS_KEPT = 5000
 MOST_PREVOUTS = 100
 
 
@@ -34,7 +32,7 @@ class MempoolFollower:
         self._node = node
         self._store = store
         self._view = view
-        self._prevouts: OrderedDict[Outpoint, TxOutput] = OrderedDict()
+        self._noticed: set[Txid] = set()  # since the listing was asked for
 
     async def follow(self) -> int | None:
         """Bring the view up to the mempool of the node, and return how many transactions were new.
@@ -43,6 +41,7 @@ class MempoolFollower:
         """
         view = self._view
         known = view.mempool.txids()  # of now: what a notice adds meanwhile may not be in the listing
+        self._noticed.clear()
         listed = await self._node.fetch_mempool()
         info = await self._node.fetch_chain_info()
         if view.position is None or info.tip_hash != view.position.block_hash:
@@ -53,13 +52,15 @@ class MempoolFollower:
                 await self._take_all(new[at : at + PAGE])
         async with view.lock:
             for txid in gone:
-                view.book.touch(view.mempool.remove(txid))
+                if txid not in self._noticed:  # it left, and came back
+                    view.book.touch(view.mempool.remove(txid))
         return len(new)
 
     # --- single transactions ---
 
     async def take_notice(self, txid: Txid, raw: bytes | None) -> None:
         """Look at a transaction that the node has just spoken of; it may be in a block as well."""
+        self._noticed.add(txid)
         if txid in self._view.mempool:
             return
         async with self._view.lock:
@@ -111,6 +112,8 @@ class MempoolFollower:
             await self._take_all(children)  # what they spend was not to be had before their parent came
         if match is not None and match.outputs:
             await self._follow_outputs(match.outputs)
+            if await self._store.read(lambda db: node_findings.is_unproved(db, transaction.txid)):
+                await self._store.transact(lambda db: node_findings.drop_strays_of(db, transaction.txid))
 
     async def _follow_outputs(self, outputs: Mapping[PackedOutpoint, ScriptHash]) -> None:
         """Look for who spends the outputs of a payment that waits; such a child may have come before its parent."""
@@ -126,7 +129,7 @@ class MempoolFollower:
         for spend in transaction.spends[:MOST_PREVOUTS]:
             packed = packed_outpoint(spend.txid, spend.index)
             output = await self.output_of(spend)
-            if output is None or packed in targets:
+            if output is None:
                 continue
             if strays := targets.stray_of(packed, output):
                 await self._store.transact(partial(node_findings.save_strays, strays=strays))
@@ -136,8 +139,8 @@ class MempoolFollower:
 
     async def output_of(self, outpoint: Outpoint) -> TxOutput | None:
         """Return an output that is unspent but for the mempool, or of a transaction that waits; else None."""
-        if outpoint in self._prevouts:
-            return self._prevouts[outpoint]
+        if outpoint in self._view.prevouts:
+            return self._view.prevouts[outpoint]
         found = await self._node.fetch_unspent(outpoint)
         if found is None and outpoint.txid in self._view.mempool:
             try:
@@ -147,9 +150,7 @@ class MempoolFollower:
             if parent is not None and outpoint.index < len(parent.outputs):
                 found = parent.outputs[outpoint.index]
         if found is not None:
-            self._prevouts[outpoint] = found
-            if len(self._prevouts) > PREVOUTS_KEPT:
-                self._prevouts.popitem(last=False)
+            self._view.remember(outpoint, found)
         return found
 
 

@@ -21,6 +21,7 @@ TOPICS = (b"hashblock", b"hashtx", b"rawtx", b"sequence")
 # The descriptor tells of an edge only; a look now and then costs nothing and mends a lost one.
 LOOK_AT_LEAST_EVERY_S = 1.0
 MESSAGES_KEPT = 10_000
+MISSED_AT_LEAST = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,55 @@ def _said(topic: bytes, body: bytes) -> list[Notice]:
 def _txid(printed: bytes) -> Txid:
     """Return a hash that was sent in the order in which it is printed."""
     return Txid(hash_from_hex(printed.hex()))
+
+
+class Hearing:
+    """Which kinds of notice come, so that there is no need to look all the time; sans-IO.
+
+    What a look finds before a notice told of it shows that notices do not come, or not all. That is so now and then,
+    when a look is quicker; several times in a row it is a kind that nobody publishes.
+    """
+
+    def __init__(self) -> None:
+        self._hears_blocks = self._hears_transactions = False
+        self._is_block_noticed = self._was_block_noticed = False
+        self._missed_blocks = self._missed_transactions = 0  # looks in a row that found some without a notice
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether both kinds came, the last time that there was something to tell."""
+        return self._hears_blocks and self._hears_transactions
+
+    @property
+    def missing(self) -> str:
+        """The kinds that do not come, in words; empty where that is not known."""
+        kinds = [("blocks", self._missed_blocks), ("transactions", self._missed_transactions)]
+        return " and ".join(kind for kind, missed in kinds if missed >= MISSED_AT_LEAST)
+
+    def hear(self, notice: Notice) -> None:
+        """Take note of a notice."""
+        match notice:
+            case BlockNotice():
+                self._hears_blocks = self._is_block_noticed = True
+                self._missed_blocks = 0
+            case TransactionNotice():
+                self._hears_transactions = True
+                self._missed_transactions = 0
+            case _:
+                pass
+
+    def begin_look(self) -> None:
+        """Say that the node is looked at: what is noticed from now on may be too late for this look."""
+        self._was_block_noticed, self._is_block_noticed = self._is_block_noticed, False
+
+    def end_look(self, *, has_new_block: bool, has_new_transactions: bool) -> None:
+        """Say what a look found that was not known."""
+        if has_new_block and not self._was_block_noticed:
+            self._hears_blocks = False
+            self._missed_blocks += 1
+        if has_new_transactions:
+            self._hears_transactions = False
+            self._missed_transactions += 1
 
 
 async def listen(endpoints: Sequence[str], send: trio.MemorySendChannel[Notice]) -> None:

@@ -145,14 +145,18 @@ class Credentials:
         """Return user and password as they are now.
 
         Raises:
-            SourceUnavailableError: there is no cookie: the node does not run, or it is another's file.
+            SourceUnavailableError: there is no cookie: the node does not run, or the file is another one.
         """
         if self.cookie_file is None:
             return self.user, self.password
         try:
-            user, _, password = self.cookie_file.read_text("utf-8").strip().partition(":")
+            user, colon, password = self.cookie_file.read_text("utf-8").strip().partition(":")
+        except FileNotFoundError as error:  # a node that stops takes its cookie along
+            raise SourceUnavailableError("no-cookie-file: the node does not run, or writes it elsewhere") from error
         except (OSError, UnicodeError) as error:
             raise SourceUnavailableError("cookie-file-unreadable") from error
+        if not colon:
+            raise SourceUnavailableError("cookie-file-malformed: want user:password")
         return user, password
 
 

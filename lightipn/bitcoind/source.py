@@ -20,6 +20,7 @@ from lightipn.bitcoind.node import NodeRpc
 from lightipn.bitcoind.notices import (
     BlockNotice,
     GapNotice,
+    Hearing,
     Notice,
     RemovalNotice,
     TransactionNotice,
@@ -45,7 +46,6 @@ from lightipn.chain.source import (
     WatchStatistics,
 )
 from lightipn.errors import SourceError, SourceRefusedError, SourceUnavailableError
-from lightipn.store import node_findings
 from lightipn.store.database import Store
 
 UPDATES_BUFFER = 256
@@ -97,8 +97,7 @@ class BitcoindSource:
         self._round_bell = trio.Event()
         self._search_bell = trio.Event()
         self._told_tip: BlockHash | None = None
-        # Whether notices come, so that there is no need to look all the time.
-        self._hears_blocks = self._hears_transactions = self._is_block_noticed = False
+        self._hearing = Hearing()
 
     # --- running ---
 
@@ -127,8 +126,7 @@ class BitcoindSource:
                 pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
                 continue
             pause_s = FIRST_PAUSE_S
-            hears_all = self._hears_blocks and self._hears_transactions
-            with trio.move_on_after(ROUND_WITH_NOTICES_S if hears_all else self._options.poll_interval_s):
+            with trio.move_on_after(ROUND_WITH_NOTICES_S if self._hearing.is_whole else self._options.poll_interval_s):
                 await self._round_bell.wait()
 
     async def _round(self) -> None:
@@ -144,8 +142,9 @@ class BitcoindSource:
         if view.position is None or info.tip_hash != view.position.block_hash:
             self._teller.hold_back()
         if not standing.is_connected and view.height + 1 < info.height:
-            standing.note(reason=f"looks through blocks {view.height} to {info.height}")
-        before, was_noticed = view.position, self._is_block_noticed
+            standing.note_progress(f"looks through blocks {view.height} to {info.height}")
+        before = view.position
+        self._hearing.begin_look()
         await self._blocks.follow(info)
         if view.targets.past_pending:
             self._ring_search()
@@ -153,17 +152,16 @@ class BitcoindSource:
         if unheard is None:
             self._round_bell.set()  # a block came meanwhile
             return
-        # What a look finds before a notice told of it shows that notices do not come, or not all.
-        self._hears_blocks &= was_noticed or view.position == before
-        self._hears_transactions &= unheard == 0
-        self._is_block_noticed = False
         if not standing.is_connected:
             await self._note_connected(info)
+        elif self._options.zmq:
+            self._hearing.end_look(has_new_block=view.position != before, has_new_transactions=unheard > 0)
+            standing.note_silent(self._hearing.missing)
         await self._tell_tip(info)
         self._teller.go_on()
 
     async def _note_connected(self, info: ChainInfo) -> None:
-        self._standing.note(verdict="connected", reason="")
+        self._standing.note_connected()
         log.info(
             "bitcoind.node_followed",
             node=self._node.name,
@@ -206,7 +204,8 @@ class BitcoindSource:
             try:
                 await self._past.work()
                 tries, pause_s = 0, min(trio.current_time() - started, LONGEST_SEARCH_PAUSE_S)
-                self._teller.ring()
+                # What was found is told after another look: the node may have scanned blocks that we have not seen.
+                self._round_bell.set()
             except SourceError as error:
                 pause_s = min(2.0 ** min(tries, 10), LONGEST_SEARCH_RETRY_S)
                 tries += 1
@@ -218,14 +217,11 @@ class BitcoindSource:
             if not self._standing.is_connected:
                 continue  # the round after the greeting looks at everything
             try:
+                self._hearing.hear(notice)
                 match notice:
-                    case GapNotice():
-                        self._round_bell.set()
-                    case BlockNotice():
-                        self._hears_blocks = self._is_block_noticed = True
+                    case GapNotice() | BlockNotice():
                         self._round_bell.set()
                     case TransactionNotice(txid, raw):
-                        self._hears_transactions = True
                         await self._mempool.take_notice(txid, raw)
                     case RemovalNotice(txid):
                         await self._mempool.take_removal(txid)
@@ -243,6 +239,7 @@ class BitcoindSource:
     def watch(self, scripthash: ScriptHash, known_status: Status | None) -> bool:
         """Register a scripthash with what of it has been absorbed; False if it was registered, and stays as it is."""
         is_new = self._view.book.watch(scripthash, known_status)
+        self._view.wished.add(scripthash)
         self._registrar.want(scripthash)
         return is_new
 
@@ -254,6 +251,7 @@ class BitcoindSource:
     def unwatch(self, scripthash: ScriptHash) -> None:
         """Forget a scripthash."""
         self._view.book.unwatch(scripthash)
+        self._view.wished.discard(scripthash)
         self._registrar.let_go(scripthash)
         self._teller.ring()
 
@@ -285,6 +283,8 @@ class BitcoindSource:
     @property
     def past_progress(self) -> str:
         """How far the search for the past of scripts is, for whoever waits for it; empty where none is under way."""
+        if not self._standing.is_connected:
+            return f"the node cannot be asked: {self._standing.state.reason}"
         if not self._view.targets.past_pending:
             return ""
         percent = self._past.scans.progress
@@ -328,7 +328,7 @@ class BitcoindSource:
     def trust(self, name: str) -> None:
         """Forgive the node what was reported: it is asked all the time anyhow."""
         if name == self._node.name:
-            self._standing.note(reason="")
+            self._standing.forgive()
 
     # --- questions ---
 
@@ -376,12 +376,11 @@ class BitcoindSource:
         """Return what is known of a script now.
 
         Raises:
-            SourceUnavailableError: it may have payments in blocks that nobody can show: what is missing is not denied.
+            SourceUnavailableError: its past is not found yet: what is missing is not denied.
         """
         await self._wait_node(server)
-        is_partial = await self._store.read(lambda db: node_findings.has_unproved(db, scripthash))
-        if is_partial or scripthash in self._view.targets.past_pending:
-            raise SourceUnavailableError("not all of its blocks are at hand", source=server)
+        if scripthash in self._view.targets.past_pending:
+            raise SourceUnavailableError("not all of its blocks were looked through yet", source=server)
         return (await self._teller.histories([scripthash]))[scripthash]
 
     async def fetch_fee_histogram(self, *, server: str) -> FeeHistogram:

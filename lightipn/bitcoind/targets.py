@@ -10,7 +10,7 @@ A script whose past is *pending* may own outputs that nobody knows yet. Where it
 asked for; what of that belongs to it is a *stray*. Else change would look like a payment.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from lightipn.bitcoin.block import Block
 from lightipn.bitcoin.hashes import ScriptHash, scripthash_of
@@ -33,6 +33,7 @@ from lightipn.store.node_scripts import NodeScript
 CONTESTED_BLOCKS = 144
 # Scripts that were let go of are swept out when they are more than those that are left, and more than so many.
 SWEPT_FROM = 1000
+SWEPT_AT_ONCE = 10_000
 
 Strays = Mapping[PackedOutpoint, tuple[ScriptHash, int]]
 """Outputs that nothing proves: each with the hash of the script that it belongs to, and its satoshis."""
@@ -47,6 +48,7 @@ class Targets:
 
     def __init__(self, book: WatchBook) -> None:
         self.past_pending: set[ScriptHash] = set()
+        self.past_searched: set[ScriptHash] = set()  # of these, by the search under way; not if watched again since
         self._book = book
         self._scripts: set[bytes] = set()
         self._outpoints: dict[PackedOutpoint, ScriptHash] = {}
@@ -69,8 +71,18 @@ class Targets:
         for outpoint in [one for one, owner in self._outpoints.items() if owner in owners]:
             self._forget(outpoint)
         self.past_pending -= owners
-        if len(self._scripts) > max(SWEPT_FROM, 2 * len(self._book.known)):
-            self._scripts = {script for script in self._scripts if scripthash_of(script) in self._book.known}
+        self.past_searched -= owners
+
+    def sweep_out(self) -> Iterator[None]:
+        """Forget scripts that were let go of, once they are many; in steps, so that others may have their turn."""
+        if len(self._scripts) <= max(SWEPT_FROM, 2 * len(self._book.known)):
+            return
+        scripts = list(self._scripts)
+        kept: set[bytes] = set()
+        for at in range(0, len(scripts), SWEPT_AT_ONCE):
+            kept.update(each for each in scripts[at : at + SWEPT_AT_ONCE] if scripthash_of(each) in self._book.known)
+            yield
+        self._scripts = kept
 
     # --- outpoints ---
 
@@ -83,7 +95,7 @@ class Targets:
 
     def add_strays(self, strays: Strays) -> None:
         """Search for whoever spends outputs that nothing proves."""
-        self._outpoints.update({outpoint: owner for outpoint, (owner, _) in strays.items()})
+        self.add_own({outpoint: owner for outpoint, (owner, _) in strays.items()})
 
     def add_waiting(self, outputs: Mapping[PackedOutpoint, ScriptHash]) -> list[PackedOutpoint]:
         """Search for whoever spends outputs of a payment that waits, and return those that were not known."""
@@ -105,7 +117,8 @@ class Targets:
     def stray_of(self, outpoint: PackedOutpoint, output: TxOutput) -> Strays:
         """Return an output that a payment spends, if it is a stray."""
         owner = scripthash_of(output.script)
-        is_stray = owner in self.past_pending and outpoint not in self._outpoints
+        is_known = outpoint in self._outpoints and outpoint not in self._contested
+        is_stray = owner in self.past_pending and not is_known
         return {outpoint: (owner, output.amount_sat)} if is_stray else {}
 
     def strays_in(self, prevouts: Mapping[Outpoint, TxOutput]) -> Strays:

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import trio
 
-from lightipn.bitcoin.hashes import ScriptHash
+from lightipn.bitcoin.hashes import ScriptHash, Txid
 from lightipn.bitcoind.view import NodeView
 from lightipn.chain.history import HistoryEntry, status_of
 from lightipn.chain.source import ScriptHashChanged, Update
 from lightipn.store import node_findings
-from lightipn.store.database import Store
+from lightipn.store.database import Database, Store
 
 UNDER_WAY_AT_MOST = 200
 
@@ -51,7 +51,9 @@ class Teller:
                 continue
             taken = book.take(now=trio.current_time(), limit=UNDER_WAY_AT_MOST)
             histories = await self.histories(taken) if taken else {}
-            pending = self._view.targets.past_pending.intersection(taken)  # it may be found while these are told
+            # Of now: the past may be found while these are told. Who is wished for is told when it is taken up.
+            pending = self._view.targets.past_pending.intersection(taken)
+            histories = {each: found for each, found in histories.items() if each not in self._view.wished}
             for scripthash, history in histories.items():
                 if not history and scripthash in pending:
                     continue  # nothing can be said of it before its past was looked for
@@ -67,11 +69,21 @@ class Teller:
     async def histories(self, scripthashes: Sequence[ScriptHash]) -> dict[ScriptHash, tuple[HistoryEntry, ...]]:
         """Return what is known of scripts: their transactions in blocks, and those that wait."""
         async with self._view.lock:
-            found = await self._store.read(lambda db: node_findings.load_histories(db, scripthashes))
+            found = await self._store.read(lambda db: _load_all(db, scripthashes))
             histories = {}
-            for scripthash, rows in found.items():
+            for scripthash, (rows, undeniable) in found.items():
                 confirmed = [HistoryEntry(txid=txid, height=height) for height, _, txid in rows]
                 txids = {entry.txid for entry in confirmed}
                 waiting = [entry for entry in self._view.mempool.entries(scripthash) if entry.txid not in txids]
-                histories[scripthash] = (*confirmed, *waiting)
+                txids.update(entry.txid for entry in waiting)
+                unseen = [HistoryEntry(txid=txid, height=None) for txid in undeniable if txid not in txids]
+                histories[scripthash] = (*confirmed, *waiting, *unseen)
             return histories
+
+
+def _load_all(
+    db: Database, scripthashes: Sequence[ScriptHash]
+) -> dict[ScriptHash, tuple[list[tuple[int, int, Txid]], list[Txid]]]:
+    """Return what blocks show of each script, and what may stand in blocks that nobody can show."""
+    shown = node_findings.load_histories(db, scripthashes)
+    return {each: (rows, node_findings.load_undeniable(db, each)) for each, rows in shown.items()}

@@ -145,3 +145,14 @@ class ScriptPayments:
     entries: dict[Txid, LedgerEntry]
     standings: Mapping[Txid, Standing] = field(default_factory=dict)
     unproved: Mapping[Outpoint, int] = field(default_factory=dict)
+
+    @property
+    def unproved_spent_sat(self) -> int:
+        """What confirmed payments spent of outputs that are no payments: it was there, or it could not be spent."""
+        confirmed = [entry for entry in self.entries.values() if isinstance(entry.state, Confirmed)]
+        spent = {outpoint for entry in confirmed for outpoint in entry.spends}
+        return sum(
+            amount_sat
+            for outpoint, amount_sat in self.unproved.items()
+            if outpoint in spent and outpoint.txid not in self.entries
+        )

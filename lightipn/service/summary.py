@@ -14,6 +14,7 @@ from lightipn.store import (
     hooks,
     keys,
     ledger,
+    node_findings,
     node_scripts,
     servers,
     subscriptions,
@@ -46,6 +47,7 @@ class Summary:
         negative_accounts: those from which more was booked away than is left after a deposit was lost.
         partial_histories: how many addresses' payments are known from some block on only.
         unproved_sat: what one's own node says is unspent at those, and nothing proves: it counts in no total.
+        unprovable_payments: unconfirmed ones that stand, or may stand, in blocks that one's own node has pruned.
         pending_histories: for how many addresses one's own node is still searching the past.
         oldest_due_at: unix seconds at which the message that waits longest is or was due; None if none waits.
     """
@@ -69,6 +71,7 @@ class Summary:
     partial_histories: int
     unproved_sat: int
     pending_histories: int
+    unprovable_payments: int
     is_key_there: bool
 
 
@@ -114,6 +117,7 @@ def alarms_of(
         " been booked away: lightipn account movements"
         for account in summary.negative_accounts
     ]
+    alarms += _node_alarms(summary)
     alarms += _forwarding_alarms(summary, is_on=is_forwarding_on)
     if summary.tip is not None and has_regular_blocks:
         age_s = now - parse_header(summary.tip[2]).time
@@ -126,6 +130,20 @@ def _only_reason_of(servers: Sequence[ServerState]) -> str:
     """Return why the only server is not connected, where there is but one: a node of one's own, most likely."""
     used = [server for server in servers if server.verdict != "not-configured"]
     return f" ({used[0].name}: {used[0].reason})" if len(used) == 1 and used[0].reason else ""
+
+
+def _node_alarms(summary: Summary) -> list[str]:
+    alarms = [
+        f"{server.name} is asked, and {server.reason}"
+        for server in summary.servers
+        if server.verdict == "connected" and server.reason
+    ]
+    if summary.unprovable_payments:
+        alarms.append(
+            f"{summary.unprovable_payments} unconfirmed payments may stand in blocks that your node pruned before they"
+            " were looked through, so they stay unconfirmed: with backend electrum for a while they are proved"
+        )
+    return alarms
 
 
 def _forwarding_alarms(summary: Summary, *, is_on: bool) -> list[str]:
@@ -177,5 +195,6 @@ def load_summary(db: Database, *, now: int) -> Summary:
         partial_histories=partial_histories,
         unproved_sat=unproved_sat,
         pending_histories=node_scripts.count_pending(db),
+        unprovable_payments=node_findings.count_undeniable(db),
         is_key_there=keys.has_live_key(db),
     )

@@ -15,6 +15,7 @@ from lightipn.chain.history import UNKNOWN, Status
 from lightipn.chain.verifier import Confirmed, Unconfirmed
 from lightipn.ledger.entries import Dropped, LedgerEntry, PaymentState, Replaced, ScriptPayments
 from lightipn.store import transactions
+from lightipn.store.node_rows import drop_script
 
 _OUTPUT = struct.Struct("<IQ")
 _SPEND = struct.Struct("<32sI")
@@ -222,7 +223,7 @@ def remove_script(db: Database, scripthash: ScriptHash) -> None:
     transactions.drop_transactions(db, [Txid(row[0]) for row in txids])
     db.execute("DELETE FROM script WHERE scripthash = ?", [scripthash])
     # One's own node may have looked for its past: whoever watches it again does not know how far that went.
-    db.execute("DELETE FROM node_script WHERE scripthash = ?", [scripthash])
+    drop_script(db, scripthash)
     save_watch_change(db, scripthash, WatchChange.REMOVED)
 
 

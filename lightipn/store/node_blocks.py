@@ -6,7 +6,7 @@ from typing import NamedTuple
 from sqlite_utils import Database
 
 from lightipn.bitcoin.hashes import BlockHash, ScriptHash, Txid
-from lightipn.bitcoin.transaction import packed_outpoint
+from lightipn.bitcoin.transaction import PackedOutpoint, packed_outpoint
 from lightipn.chain.history import UNKNOWN
 from lightipn.chain.verifier import Confirmed
 from lightipn.store import chain as chain_store
@@ -15,6 +15,7 @@ from lightipn.store.node_findings import (
     BLOCKS_KEPT,
     FoundTransaction,
     drop_transactions,
+    keep_unconfirmed,
     mark_spent,
     recount_unproved,
     save_found,
@@ -78,6 +79,8 @@ def begin(db: Database, height: int, hashes: Sequence[BlockHash]) -> None:
     ).fetchall()
     for scripthash, is_whole in absorbed:
         _take_over(db, ScriptHash(scripthash), up_to=height, is_whole=is_whole and not has_gap)
+    if has_gap:
+        keep_unconfirmed(db)
 
 
 def _take_over(db: Database, scripthash: ScriptHash, *, up_to: int, is_whole: bool) -> None:
@@ -159,6 +162,14 @@ def save_block(
         )
 
 
+def load_found_above(db: Database, height: int) -> list[tuple[Txid, BlockHash]]:
+    """Return what was found in blocks above a height, each with its block."""
+    rows = db.execute(
+        "SELECT txid, block_hash FROM node_transaction JOIN node_block USING (height) WHERE height > ?", [height]
+    ).fetchall()
+    return [(Txid(row[0]), BlockHash(row[1])) for row in rows]
+
+
 def disconnect(db: Database, fork_height: int) -> tuple[list[ScriptHash], list[ScriptHash]]:
     """Take back what was found above a height.
 
@@ -187,16 +198,20 @@ def disconnect(db: Database, fork_height: int) -> tuple[list[ScriptHash], list[S
     return touched, stale
 
 
-def skip_to(db: Database, height: int, hashes: Sequence[BlockHash]) -> None:
+def skip_to(db: Database, height: int, hashes: Sequence[BlockHash]) -> dict[PackedOutpoint, ScriptHash]:
     """Go on behind blocks that the node has pruned before they were looked through: no history is whole any more.
 
     Args:
         hashes: as ``begin`` takes them.
+
+    Returns:
+        The outputs of payments that may stand in one of those blocks.
     """
     db.execute("DELETE FROM node_block")
     _save_hashes(db, height, hashes)
     db.execute("UPDATE node_script SET is_past_known = 0, from_height = ?", [height])
     db.execute("UPDATE script SET history_from = ?", [height + 1])
+    return keep_unconfirmed(db)
 
 
 def _save_hashes(db: Database, height: int, hashes: Sequence[BlockHash]) -> None:

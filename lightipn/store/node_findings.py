@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from sqlite_utils import Database
 
 from lightipn.bitcoin.hashes import ScriptHash, Txid
-from lightipn.bitcoin.transaction import packed_outpoint
+from lightipn.bitcoin.transaction import PackedOutpoint, packed_outpoint
+from lightipn.chain.verifier import Unconfirmed
+from lightipn.store.ledger import load_payments
 
 # Blocks whose hashes are kept to find where a reorg begins, and whose transactions keep their proofs: more than the 288
 # that a pruned node is sure to have.
@@ -106,12 +108,13 @@ def is_ahead_of_ledger(db: Database, scripthash: ScriptHash) -> bool:
     """Tell whether blocks show payments of a script that the ledger does not hold as confirmed yet.
 
     While it is so, nobody may take what the ledger holds for all, whatever was absorbed: what is found in blocks is
-    written before it is told.
+    written before it is told. What lies below the height from which on the history is whole may be missing.
     """
     row = db.execute(
-        "SELECT 1 FROM node_entry WHERE scripthash = ? AND NOT EXISTS (SELECT 1 FROM ledger_entry"
-        " WHERE ledger_entry.scripthash = node_entry.scripthash AND ledger_entry.txid = node_entry.txid"
-        " AND state = 'confirmed') LIMIT 1",
+        "SELECT 1 FROM node_entry JOIN node_transaction USING (txid) LEFT JOIN script USING (scripthash)"
+        " WHERE node_entry.scripthash = ? AND height >= coalesce(script.history_from, 0)"
+        " AND NOT EXISTS (SELECT 1 FROM ledger_entry WHERE ledger_entry.scripthash = node_entry.scripthash"
+        " AND ledger_entry.txid = node_entry.txid AND state = 'confirmed') LIMIT 1",
         [scripthash],
     ).fetchone()
     return row is not None
@@ -185,18 +188,68 @@ def save_strays(
 def recount_unproved(db: Database, scripthashes: Iterable[ScriptHash]) -> None:
     """Sum up anew what these scripts hold unspent that nothing proves."""
     db.conn.executemany(
+        # What the ledger holds as a payment, if only as an unconfirmed one, is not counted twice.
         "UPDATE script SET unproved_sat = (SELECT coalesce(sum(node_output.unproved_sat), 0) FROM node_output"
-        " WHERE node_output.scripthash = ?1 AND node_output.unproved_sat IS NOT NULL AND spent_height IS NULL)"
+        " WHERE node_output.scripthash = ?1 AND node_output.unproved_sat IS NOT NULL AND spent_height IS NULL"
+        " AND NOT EXISTS (SELECT 1 FROM ledger_entry WHERE ledger_entry.scripthash = ?1"
+        " AND ledger_entry.txid = substr(node_output.outpoint, 1, 32)))"
         " WHERE scripthash = ?1 AND (unproved_sat > 0 OR EXISTS"
         " (SELECT 1 FROM node_output WHERE node_output.scripthash = ?1 AND node_output.unproved_sat IS NOT NULL))",
         [(scripthash,) for scripthash in scripthashes],
     )
 
 
-def has_unproved(db: Database, scripthash: ScriptHash) -> bool:
-    """Tell whether a script holds what nothing proves."""
-    row = db.execute("SELECT 1 FROM script WHERE scripthash = ? AND unproved_sat > 0", [scripthash]).fetchone()
-    return row is not None
+def keep_unconfirmed(db: Database) -> dict[PackedOutpoint, ScriptHash]:
+    """Record what unconfirmed payments pay as what nothing proves, and return it.
+
+    For blocks that nobody looked through: such a payment may be in one of them. That it is not shown is no denial.
+    """
+    kept: dict[PackedOutpoint, ScriptHash] = {}
+    rows = db.execute(
+        "SELECT DISTINCT scripthash FROM ledger_entry JOIN node_script USING (scripthash) WHERE state = 'unconfirmed'"
+    ).fetchall()
+    for (scripthash,) in rows:
+        payments = load_payments(db, ScriptHash(scripthash))
+        assert payments is not None  # an entry's script is there
+        for entry in payments.entries.values():
+            if isinstance(entry.state, Unconfirmed):
+                strays = {
+                    packed_outpoint(entry.txid, index): (payments.scripthash, amount_sat)
+                    for index, amount_sat in entry.outputs
+                }
+                save_strays(db, strays)
+                kept |= dict.fromkeys(strays, payments.scripthash)
+    return kept
+
+
+def drop_strays_of(db: Database, txid: Txid) -> None:
+    """Forget outputs of a transaction that nothing proved: it waits for its block, so it stands in none."""
+    rows = db.execute(
+        "DELETE FROM node_output WHERE outpoint BETWEEN ? AND ? AND unproved_sat IS NOT NULL RETURNING scripthash",
+        [txid, txid + b"\xff" * 4],
+    ).fetchall()
+    recount_unproved(db, {ScriptHash(row[0]) for row in rows})
+
+
+def load_undeniable(db: Database, scripthash: ScriptHash) -> list[Txid]:
+    """Return unconfirmed payments of a script that stand, or may stand, in blocks that nobody can show."""
+    rows = db.execute(
+        "SELECT DISTINCT ledger_entry.txid FROM ledger_entry JOIN node_output ON substr(outpoint, 1, 32) = txid"
+        " WHERE ledger_entry.scripthash = ?1 AND node_output.scripthash = ?1 AND unproved_sat IS NOT NULL"
+        " AND state = 'unconfirmed' ORDER BY ledger_entry.txid",
+        [scripthash],
+    ).fetchall()
+    return [Txid(row[0]) for row in rows]
+
+
+def count_undeniable(db: Database) -> int:
+    """Return how many unconfirmed payments stand, or may stand, in blocks that nobody can show."""
+    row = db.execute(
+        "SELECT count(DISTINCT substr(outpoint, 1, 32)) FROM node_output WHERE unproved_sat IS NOT NULL"
+        " AND EXISTS (SELECT 1 FROM ledger_entry WHERE ledger_entry.scripthash = node_output.scripthash"
+        " AND ledger_entry.txid = substr(outpoint, 1, 32) AND state = 'unconfirmed')"
+    ).fetchone()
+    return int(row[0])
 
 
 def is_unproved(db: Database, txid: Txid) -> bool:

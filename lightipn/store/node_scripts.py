@@ -7,6 +7,7 @@ from sqlite_utils import Database
 
 from lightipn.bitcoin.hashes import ScriptHash
 from lightipn.store.node_findings import recount_unproved, save_strays
+from lightipn.store.node_rows import drop_script
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,7 @@ def register(db: Database, scripthashes: Sequence[ScriptHash], *, height: int) -
         ).fetchone()
         script, is_past_known = row if row is not None else (None, 1)
         if is_past_known is None:
+            drop_script(db, scripthash)  # what was found of it as a payer's is no beginning of its own history
             db.execute(
                 "INSERT INTO node_script (scripthash, is_past_known, from_height) VALUES (?, 0, ?)",
                 [scripthash, height],
@@ -56,18 +58,6 @@ def drop_stale_scripts(db: Database) -> None:
         drop_script(db, ScriptHash(scripthash))
 
 
-def drop_script(db: Database, scripthash: ScriptHash) -> None:
-    """Forget a script, with what was found of it alone."""
-    txids = db.execute("SELECT txid FROM node_entry WHERE scripthash = ?", [scripthash]).fetchall()
-    db.execute("DELETE FROM node_script WHERE scripthash = ?", [scripthash])
-    db.execute("DELETE FROM node_entry WHERE scripthash = ?", [scripthash])
-    db.execute("DELETE FROM node_output WHERE scripthash = ?", [scripthash])
-    db.conn.executemany(
-        "DELETE FROM node_transaction WHERE txid = ?1 AND NOT EXISTS (SELECT 1 FROM node_entry WHERE txid = ?1)",
-        txids,
-    )
-
-
 # --- the past ---
 
 
@@ -78,6 +68,12 @@ def load_pending(db: Database, *, limit: int) -> list[NodeScript]:
         [limit],
     ).fetchall()
     return [NodeScript(scripthash=ScriptHash(row[0]), script=row[1], is_past_known=False) for row in rows]
+
+
+def load_all_pending(db: Database) -> set[ScriptHash]:
+    """Return the hashes of all those scripts."""
+    rows = db.execute("SELECT scripthash FROM node_script JOIN script USING (scripthash) WHERE is_past_known = 0")
+    return {ScriptHash(row[0]) for row in rows.fetchall()}
 
 
 def count_pending(db: Database) -> int:

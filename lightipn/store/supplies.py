@@ -123,7 +123,8 @@ def is_used(db: Database, address: Address) -> bool | None:
     record = ledger.load_script(db, address.scripthash)
     if record is None:
         return None
-    if record.trouble or is_paid(db, address):  # trouble: more history than a lookup reads
+    # trouble: more history than a lookup reads; and a coin that one's own node names was paid in a block that it pruned
+    if record.trouble or record.coverage.unproved_sat or is_paid(db, address):
         return True
     is_known = record.absorbed_at is not None and not is_ahead_of_ledger(db, address.scripthash)
     return False if is_known else None

@@ -41,6 +41,7 @@ from lightipn.tracker.witnesses import Witnesses
 
 # A payment that the other servers do not hold yet reaches them within a second or two.
 FIRST_WITNESS_RECHECK_S = 0.5
+NEXT_WITNESSES_S = 0.1
 FIRST_RECHECK_S = 2.0
 LONGEST_RECHECK_S = 300.0
 MAX_LOOKUP_HISTORY = 1000
@@ -163,7 +164,7 @@ class Tracker:
         if record.wanted_until is not None and len(update.history) > MAX_LOOKUP_HISTORY:
             await self._refuse_lookup(update)
             return
-        is_complete, is_news, is_unwitnessed = True, False, False
+        is_complete, is_news, is_unwitnessed, is_progress = True, False, False, False
         parts = [update.history[at : at + PART] for at in range(0, len(update.history), PART)] or [()]
         for number, part in enumerate(parts):
             payments = await self._wiring.store.read(lambda db: ledger_store.load_payments(db, update.scripthash))
@@ -187,9 +188,17 @@ class Tracker:
                     )
                 )
                 is_complete &= recorded.is_complete
-                is_news |= bool(recorded.events) or not payments.entries
+                is_progress |= bool(recorded.events)
+                is_news |= is_progress or not payments.entries
                 if is_last:
-                    self._answer(update, recorded, is_complete, is_news=is_news, is_unwitnessed=is_unwitnessed)
+                    self._answer(
+                        update,
+                        recorded,
+                        is_complete,
+                        is_news=is_news,
+                        is_unwitnessed=is_unwitnessed,
+                        is_progress=is_progress,
+                    )
             self._spends.disarm(event.txid for event in recorded.events if event.kind is EventKind.CONFIRMED)
             self._spends.arm(recorded.unconfirmed)
             await self._wiring.tell(recorded.events, is_due=recorded.is_due)
@@ -199,9 +208,20 @@ class Tracker:
         await self._omissions.judge(update, record)
 
     def _answer(
-        self, update: ScriptHashChanged, recorded: _Recorded, is_complete: bool, *, is_news: bool, is_unwitnessed: bool
+        self,
+        update: ScriptHashChanged,
+        recorded: _Recorded,
+        is_complete: bool,
+        *,
+        is_news: bool,
+        is_unwitnessed: bool,
+        is_progress: bool,
     ) -> None:
-        """Tell the source how far an update was worked in; inside the gate, so that no reorg comes in between."""
+        """Tell the source how far an update was worked in; inside the gate, so that no reorg comes in between.
+
+        Args:
+            is_progress: something of it is news that was believed.
+        """
         key = update.server, update.scripthash
         self._spends.suspect(recorded.unlisted.claimed)
         if recorded.unlisted.proved:
@@ -212,7 +232,10 @@ class Tracker:
             self._omissions.clear(update)
             self._wiring.source.absorbed(update.scripthash, update.status, server=update.server, is_news=is_news)
         elif is_unwitnessed:
-            self._recheck(update, reason="too few servers hold all of it", first_s=FIRST_WITNESS_RECHECK_S)
+            if is_progress:  # so many are asked about at a time, and some of them were there: on with the next
+                self._rechecks.pop(key, None)
+            first_s = NEXT_WITNESSES_S if is_progress else FIRST_WITNESS_RECHECK_S
+            self._recheck(update, reason="not all of it is seen by enough servers yet", first_s=first_s)
         else:
             self._recheck(update, reason="not all of it is proved yet")
 

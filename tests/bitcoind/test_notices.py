@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 from lightipn.bitcoin.hashes import hex_of
 from lightipn.bitcoin.transaction import Outpoint
 from lightipn.bitcoind.notices import (
+    MISSED_AT_LEAST,
     TOPICS,
     BlockNotice,
     GapNotice,
+    Hearing,
     Notice,
     NoticeReader,
     RemovalNotice,
@@ -199,3 +201,47 @@ def test_any_message_is_read_without_an_exception(parts: list[bytes]) -> None:
     for notice in NoticeReader().read(parts):
         assert not isinstance(notice, GapNotice)
         assert not isinstance(notice, TransactionNotice | RemovalNotice) or len(notice.txid) == 32
+
+
+# --- which kinds come --------------------------------------------------------------------------------------------
+
+
+def look(hearing: Hearing, *, block: bool = False, transactions: bool = False) -> None:
+    """Look at a node, and find something that was not known."""
+    hearing.begin_look()
+    hearing.end_look(has_new_block=block, has_new_transactions=transactions)
+
+
+def test_node_need_not_be_looked_at_while_both_kinds_come() -> None:
+    """One kind alone is not enough; and what a look finds first is heard no more, until it is noticed again."""
+    hearing = Hearing()
+    hearing.hear(BlockNotice())
+    assert not hearing.is_whole
+    hearing.hear(TransactionNotice(TXID))
+    assert hearing.is_whole
+    look(hearing, block=True)
+    assert hearing.is_whole  # it had been noticed
+    look(hearing, block=True)
+    assert not hearing.is_whole
+    hearing.hear(BlockNotice())
+    assert hearing.is_whole
+    look(hearing, transactions=True)
+    assert not hearing.is_whole
+
+
+def test_kind_that_never_comes_is_named() -> None:
+    """A look is quicker than a notice now and then; a kind that looks find again and again is published by nobody."""
+    hearing = Hearing()
+    for _ in range(MISSED_AT_LEAST - 1):
+        look(hearing, block=True, transactions=True)
+    assert hearing.missing == ""
+    hearing.hear(TransactionNotice(TXID))
+    look(hearing, block=True, transactions=True)
+    assert hearing.missing == "blocks"
+    for _ in range(MISSED_AT_LEAST):
+        look(hearing, transactions=True)
+    assert hearing.missing == "blocks and transactions"
+    hearing.hear(BlockNotice())
+    assert hearing.missing == "transactions"
+    hearing.hear(GapNotice())
+    assert hearing.missing == "transactions"

@@ -7,6 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from lightipn.bitcoin.hashes import ScriptHash
+from lightipn.bitcoin.transaction import Outpoint
 from lightipn.bitcoind.rpc import METHOD_NOT_FOUND
 from lightipn.chain.source import ScriptHashChanged
 from lightipn.simulator.blocks import SimulatedChain
@@ -259,17 +260,45 @@ async def test_payment_whose_block_is_pruned_unseen_is_not_told_as_dropped(
     async with life_on(node, tmp_path / "a.db") as life:
         await life.watch()
         await trio.sleep(A_WHILE_S)
-        node.chain.pay(SHOP_SCRIPT, 5_000)
+        txid = node.chain.pay(SHOP_SCRIPT, 5_000)
         await trio.sleep(A_WHILE_S)
         before = await life.payment_events()
         assert (await life.shown())[0] == (5_000, "Unconfirmed")
+        coin = Outpoint(txid, 0)
     node.chain.mine(20)
     node.prune_height = 25
     async with life_on(node, tmp_path / "a.db") as life:
         await trio.sleep(900.0)
         assert (await life.shown())[0] == (5_000, "Unconfirmed")
-        assert (await life.coverage())[1] == 5_000
+        assert (await life.coverage())[1] == 0  # it stands in one place only
         assert await life.payment_events() == before
+        node.chain.pay(SOMEBODY_SCRIPT, 4_000, spend=[coin])
+        node.chain.mine()
+        await trio.sleep(900.0)
+        assert (-5_000, "Confirmed") in await life.shown()
+        assert (5_000, "Unconfirmed") in await life.shown()
+
+
+@pytest.mark.slow
+async def test_payment_that_still_waits_behind_pruned_blocks_can_be_dropped(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Once it was seen waiting again it was in none of those blocks, and its eviction is told like any other."""
+    node = old_payment(has_filters=False)
+    node.prune_height = 1
+    async with life_on(node, tmp_path / "a.db") as life:
+        await life.watch()
+        await trio.sleep(A_WHILE_S)
+        txid = node.chain.pay(SHOP_SCRIPT, 5_000)
+        await trio.sleep(A_WHILE_S)
+    node.chain.mine(20, include=[])
+    node.prune_height = 25
+    async with life_on(node, tmp_path / "a.db") as life:
+        await trio.sleep(900.0)
+        assert (await life.shown())[0] == (5_000, "Unconfirmed")
+        node.chain.evict(txid)
+        await trio.sleep(2_000.0)
+        assert (await life.shown())[0] == (5_000, "Dropped")
 
 
 # --- nothing is called whole too early ---------------------------------------------------------------------------

@@ -122,13 +122,13 @@ async def test_block_that_is_not_downloaded_yet_is_waited_for(
 
 
 async def test_pruned_block_that_filters_name_bounds_what_is_whole(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """With filters it is known which pruned blocks matter: behind the last of them the history is whole."""
+    """Blocks that are there show what they pay; what a pruned coin was spent for they may not show, so it is said."""
     node = SimulatedNode(paid_in_many_blocks(), has_filters=True)
     node.prune_height = 4
     async with life_on(node, tmp_path / "a.db") as life:
         await search(life)
         assert await life.shown() == PAID[2:]
-        assert await life.coverage() == (4, 1_000 + 2_000)
+        assert await life.coverage() == (10, 1_000 + 2_000)
         assert life.source.take_evidence() == []
 
 

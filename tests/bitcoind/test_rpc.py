@@ -219,7 +219,7 @@ async def test_cookie_is_read_anew_for_each_call(tmp_path: Path) -> None:
             cookie.write_text(text)
             await wire.post(b"{}", timeout_s=5.0)
         cookie.unlink()
-        with pytest.raises(SourceUnavailableError, match=r"^cookie-file-unreadable$"):
+        with pytest.raises(SourceUnavailableError, match=r"^no-cookie-file: the node does not run"):
             await wire.post(b"{}", timeout_s=5.0)
         cookie.write_text("__cookie__:third")
         await wire.post(b"{}", timeout_s=5.0)
@@ -244,12 +244,31 @@ def make_nothing(path: Path) -> None:
     """Put nothing there."""
 
 
-@pytest.mark.parametrize("make", [make_directory, make_junk, make_nothing])
-async def test_cookie_that_cannot_be_read_is_a_state(tmp_path: Path, make: Callable[[Path], None]) -> None:
-    """A cookie that is not there, or is no text, means that the node does not run; nothing is sent to it."""
+def make_empty(path: Path) -> None:
+    """Put a file there that is still to be written."""
+    path.write_text("")
+
+
+def make_word(path: Path) -> None:
+    """Put a text there that has no password."""
+    path.write_text("no colon")
+
+
+@pytest.mark.parametrize(
+    ("make", "state"),
+    [
+        (make_directory, "cookie-file-unreadable"),
+        (make_junk, "cookie-file-unreadable"),
+        (make_nothing, "no-cookie-file"),
+        (make_empty, "cookie-file-malformed"),
+        (make_word, "cookie-file-malformed"),
+    ],
+)
+async def test_cookie_that_cannot_be_used_is_a_state(tmp_path: Path, make: Callable[[Path], None], state: str) -> None:
+    """A cookie that is not there is a node that does not run, another thing than a bad one; nothing is sent to it."""
     make(tmp_path / ".cookie")
     async with open_receiver(answering(response(b"200 OK", b"{}", CLOSE))) as receiver:
-        with pytest.raises(SourceUnavailableError, match=r"^cookie-file-unreadable$"):
+        with pytest.raises(SourceUnavailableError, match=f"^{state}"):
             await post(receiver, Credentials(cookie_file=tmp_path / ".cookie"))
     assert receiver.requests == []
 
@@ -266,12 +285,10 @@ def test_user_and_password_are_what_they_are(user: str, password: str) -> None:
         ("__cookie__:a1b2", ("__cookie__", "a1b2")),
         (" __cookie__:a1b2\r\n", ("__cookie__", "a1b2")),
         ("user:with:colons", ("user", "with:colons")),
-        ("no colon", ("no colon", "")),
-        ("", ("", "")),
     ],
 )
 def test_cookie_is_split_at_its_first_colon(tmp_path: Path, text: str, found: tuple[str, str]) -> None:
-    """A password may hold colons; a file that is being written holds nothing yet."""
+    """A password may hold colons, and what stands around a line is not part of it."""
     (tmp_path / ".cookie").write_text(text)
     assert Credentials(cookie_file=tmp_path / ".cookie").read() == found
 

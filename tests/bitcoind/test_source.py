@@ -405,8 +405,7 @@ async def test_what_a_pruned_block_holds_is_not_denied(tmp_path: Path, autojump_
         assert life.source.past_progress == ""
         with pytest.raises(SourceUnavailableError):
             await life.source.fetch_transaction(txid)
-        with pytest.raises(SourceUnavailableError):
-            await life.source.fetch_history(SHOP, server=NODE)
+        assert await life.source.fetch_history(SHOP, server=NODE) == ()
         with pytest.raises(SourceRefusedError):  # of this one nobody has said anything
             await life.source.fetch_transaction(txid_of(1))
         output = await life.source.fetch_output(Outpoint(txid, 0))
@@ -426,3 +425,18 @@ async def test_merkle_branch_is_refused_only_for_what_is_not_in_its_block(
     for height in (5, 7):
         with pytest.raises(SourceRefusedError):
             await life.source.fetch_merkle_branch(txid, height)
+
+
+@pytest.mark.slow
+async def test_many_payments_that_wait_for_one_address_are_all_told_at_once(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Some are asked about at a time, and the next ones at once where those were there: nobody waits for a block."""
+    node = node_at(3)
+    async with life_on(node, tmp_path / "a.db") as life:
+        await life.watch()
+        await trio.sleep(A_WHILE_S)
+        for number in range(200):
+            node.chain.pay(SHOP_SCRIPT, 1_000 + number)
+        await trio.sleep(20.0)
+        assert await life.shown() == [(1_000 + number, "Unconfirmed") for number in range(200)]

@@ -59,6 +59,7 @@ def test_whoever_was_let_go_of_is_left_out_at_once() -> None:
 def test_scripts_that_were_let_go_of_are_swept_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """A shop that takes a new address for each order does not make the search longer for ever."""
     monkeypatch.setattr(targets_module, "SWEPT_FROM", 4)
+    monkeypatch.setattr(targets_module, "SWEPT_AT_ONCE", 2)
     targets, book = targets_of(SCRIPT, OTHER_SCRIPT)
     scripts = [b"\x6a" + bytes([number]) for number in range(40)]
     for script in scripts:
@@ -67,6 +68,8 @@ def test_scripts_that_were_let_go_of_are_swept_out(monkeypatch: pytest.MonkeyPat
         targets.take_up([NodeScript(scripthash=scripthash, script=script, is_past_known=False)])
         book.unwatch(scripthash)
         targets.let_go([scripthash])
+        for _ in targets.sweep_out():
+            pass
     for script in scripts:  # watched again, but not taken up: found only where it was searched for all the time
         book.watch(scripthash_of(script), None)
     assert sum(targets.match(transaction(script)) is not None for script in scripts) <= 2

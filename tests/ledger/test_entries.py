@@ -1,12 +1,15 @@
 """Ledger entries and the totals of an address."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lightipn.bitcoin.transaction import Outpoint
 from lightipn.chain.verifier import Unconfirmed
 from lightipn.ledger.entries import GONE, Dropped, LedgerEntry, PaymentState, ReceivedTotals, Replaced, totals_of
-from tests.builders import confirmed, entry_of, txid_of
+from tests.builders import confirmed, entry_of, payments_of, txid_of
 
 TIP = 1000
 
@@ -99,6 +102,18 @@ def test_number_of_witnesses_does_not_change_the_totals() -> None:
     """A claim counts as unconfirmed whether one server held it or five."""
     assert totals(entry_of(1, received_sat=5, state=Unconfirmed(1))) == (0, 5, None)
     assert totals(entry_of(1, received_sat=5, state=Unconfirmed(5))) == (0, 5, None)
+
+
+def test_output_that_nothing_proves_counts_once_a_block_spends_it() -> None:
+    """What is spent in a block was there; an unconfirmed spending shows nothing, and a payment counts as a payment."""
+    unknown, other, paid = (Outpoint(txid_of(number), 0) for number in (90, 91, 1))
+    entries = [
+        entry_of(1, received_sat=7),
+        entry_of(2, state=confirmed(TIP), spends=[unknown, paid]),
+        entry_of(3, spends=[other]),
+    ]
+    payments = replace(payments_of(*entries), unproved={unknown: 500, other: 30, paid: 7})
+    assert payments.unproved_spent_sat == 500
 
 
 def test_next_change_is_the_earliest_one() -> None:

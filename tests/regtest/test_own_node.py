@@ -96,7 +96,7 @@ async def test_each_trouble_of_the_node_is_shown_and_over_when_it_is(
         await service.wait_ready()
 
         await private_bitcoind.stop()
-        await wait_reason(service, "cookie-file-unreadable")  # the node takes its cookie with it
+        await wait_reason(service, "no-cookie-file")  # the node takes its cookie with it
         node.kill()
         await wait_reason(service, "unreachable")
         await wait_alarm(service, "unreachable")

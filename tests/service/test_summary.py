@@ -38,6 +38,7 @@ async def test_summary_is_what_the_database_says(tools: Tools) -> None:
         partial_histories=0,
         unproved_sat=0,
         pending_histories=0,
+        unprovable_payments=0,
         is_key_there=False,
     )
     headers = tuple(parse_header(raw) for raw in mined_run(genesis_of(REGTEST), 2))
@@ -80,3 +81,12 @@ async def test_alarm_names_the_reason_of_an_only_server(
     """Where there is but one, as a node of one's own, the alarm says what is wrong with it."""
     summary = replace(await tools.service.summary(), servers=shown)
     assert alarms_of(summary, now=NOW, is_running=True, has_regular_blocks=False) == [words]
+
+
+async def test_alarm_says_what_is_wrong_with_a_node_that_is_asked(tools: Tools) -> None:
+    """A node that is behind, or silent, is of use; that it is so is said, and so is what it cannot prove any more."""
+    node = ServerState(name="127.0.0.1:8332", verdict="connected", reason="its tip is 7, ours is 9")
+    summary = replace(await tools.service.summary(), servers=(node,), unprovable_payments=2)
+    behind, unprovable = alarms_of(summary, now=NOW, is_running=True, has_regular_blocks=False)
+    assert behind == "127.0.0.1:8332 is asked, and its tip is 7, ours is 9"
+    assert unprovable.startswith("2 unconfirmed payments may stand in blocks that your node pruned")

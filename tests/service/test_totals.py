@@ -8,9 +8,10 @@ from trio.testing import MockClock
 from lightipn.errors import RequestError
 from lightipn.service import lookups as lookups_module
 from lightipn.service.lookups import LOOKUP_WAIT_S, LOOKUPS_AT_ONCE
-from lightipn.store import ledger
+from lightipn.store import ledger, node_findings
 from tests.builders import confirmed, entry_of
 from tests.service.rig import NOTHING, Tools, open_asking, totals_of
+from tests.store.node_rows import found
 from tests.store.rows import NOW, TIP, regtest_address
 
 
@@ -152,11 +153,9 @@ async def test_payment_that_a_block_shows_is_waited_for(tools: Tools, autojump_c
     address, payment = regtest_address(0), entry_of(1, received_sat=40, state=confirmed(TIP))
     await tools.subscribe(address)
     await tools.settle(address)  # with a history that was read before
-    await tools.store.transact(
-        lambda db: db.execute(
-            "INSERT INTO node_entry (scripthash, txid) VALUES (?, ?)", [address.scripthash, payment.txid]
-        )
-    )
+    shown = found(1, TIP, pays=[0])
+    assert (shown.txid, list(shown.outputs.values())) == (payment.txid, [address.scripthash])
+    await tools.store.transact(lambda db: node_findings.save_found(db, [shown]))
     async with open_asking(tools) as asking:
         asking.ask("a", address)
         await trio.sleep(3)
@@ -166,6 +165,13 @@ async def test_payment_that_a_block_shows_is_waited_for(tools: Tools, autojump_c
         assert asking.answers == {}
         await tools.settle(address, payment)
     assert asking.answers == {"a": (6.0, totals_of(40, 0))}
+
+
+async def test_lookup_without_a_node_says_so(tools: Tools, autojump_clock: MockClock) -> None:
+    """Why nothing is known is in the refusal."""
+    tools.past_progress = "the node cannot be asked: unreachable"
+    with pytest.raises(RequestError, match="being looked up \\(the node cannot be asked: unreachable\\)"):
+        await tools.service.totals.received(regtest_address(0).text, confirmations=1)
 
 
 async def test_lookup_that_waits_for_a_search_says_how_far_it_is(tools: Tools, autojump_clock: MockClock) -> None:

@@ -22,7 +22,7 @@ import signal
 import sys
 import trio
 from pathlib import Path
-from lightipn.store import node_blocks, node_scripts
+from lightipn.store import node_blocks, node_rows, node_scripts
 from lightipn.store.database import open_store
 from lightipn.store.node_findings import FoundTransaction
 
@@ -38,7 +38,7 @@ CHANGES = {
     "save_block": lambda db: node_blocks.save_block(db, 1003, HASH, FOUND),
     "disconnect": lambda db: node_blocks.disconnect(db, 1000),
     "skip_to": lambda db: node_blocks.skip_to(db, 1500, [HASH]),
-    "drop_script": lambda db: node_scripts.drop_script(db, SCRIPTS[0]),
+    "drop_script": lambda db: node_rows.drop_script(db, SCRIPTS[0]),
     "settle_past": lambda db: node_scripts.settle_past(
         db, SCRIPTS, reached=9000, history_from=7, unproved={HASH + bytes(4): (SCRIPTS[1], 8)}
     ),

@@ -9,7 +9,9 @@ from tests.store.node_rows import (
     absorb,
     begin,
     coin,
+    coverage_of,
     found,
+    hashes_to,
     history_of,
     register,
     rows_in,
@@ -17,6 +19,33 @@ from tests.store.node_rows import (
     scripthash_of,
 )
 from tests.store.rows import TIP
+
+
+def test_payment_that_may_stand_in_a_pruned_block_is_kept(db: Database) -> None:
+    """Behind blocks that nobody looked through an unconfirmed payment cannot be denied, and counts in one place."""
+    begin(db)
+    register(db, 0, 1)
+    absorb(db, 0, entry_of(1, received_sat=500), entry_of(2, received_sat=70, state=confirmed(TIP)))
+    absorb(db, 1, entry_of(3, received_sat=9, state=Dropped()))
+    assert node_findings.load_undeniable(db, scripthash_of(0)) == []
+    kept = node_blocks.skip_to(db, TIP + 900, hashes_to(TIP + 900))
+    assert kept == {coin(1): scripthash_of(0)}
+    assert node_findings.load_undeniable(db, scripthash_of(0)) == [txid_of(1)]
+    assert (node_findings.count_undeniable(db), node_findings.is_unproved(db, txid_of(1))) == (1, True)
+    node_findings.recount_unproved(db, [scripthash_of(0)])
+    assert coverage_of(db, 0) == (TIP + 901, 0)
+
+
+def test_transaction_that_waits_stands_in_no_pruned_block(db: Database) -> None:
+    """Once it is seen in the mempool a payment can be denied again; what else nothing proves stays."""
+    begin(db)
+    register(db, 0)
+    absorb(db, 0, entry_of(1, received_sat=500))
+    node_blocks.skip_to(db, TIP + 900, hashes_to(TIP + 900))
+    node_findings.save_strays(db, {coin(7): (scripthash_of(0), 33)})
+    node_findings.drop_strays_of(db, txid_of(1))
+    assert node_findings.load_undeniable(db, scripthash_of(0)) == []
+    assert (node_findings.count_undeniable(db), coverage_of(db, 0)) == (0, (TIP + 901, 33))
 
 
 def test_found_transactions_are_read_as_they_were_written(db: Database) -> None:

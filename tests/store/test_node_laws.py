@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from lightipn.bitcoin.hashes import BlockHash, Txid
 from lightipn.bitcoin.transaction import Outpoint, PackedOutpoint
 from lightipn.ledger.entries import Dropped
-from lightipn.store import ledger, node_blocks, node_findings, node_scripts
+from lightipn.store import ledger, node_blocks, node_findings, node_rows, node_scripts
 from lightipn.store.node_findings import BLOCKS_KEPT, FoundTransaction, KnownProof
 from tests.builders import block_hash_of, confirmed, entry_of, txid_of
 from tests.store.node_rows import absorb, begin, coin, coverage_of, found, history_of, register, scripthash_of
@@ -184,7 +184,7 @@ class NodeIndex(RuleBasedStateMachine):
         """Nobody wants an address any more: the service hears of it, or finds out when it starts."""
         ledger.remove_script(self.db, scripthash_of(number))
         if is_running:
-            node_scripts.drop_script(self.db, scripthash_of(number))
+            node_rows.drop_script(self.db, scripthash_of(number))
         else:
             node_scripts.drop_stale_scripts(self.db)
         self.watched.discard(number)

@@ -4,7 +4,7 @@ import pytest
 
 from lightipn.bitcoin.transaction import Outpoint
 from lightipn.chain.history import UNKNOWN
-from lightipn.store import ledger, node_blocks, node_findings, node_scripts, spends
+from lightipn.store import ledger, node_blocks, node_findings, node_rows, node_scripts, spends
 from lightipn.store.database import Database
 from lightipn.store.node_scripts import NodeScript
 from lightipn.store.spends import SpentOutput
@@ -85,11 +85,11 @@ def test_dropped_script_leaves_what_others_share(db: Database) -> None:
     register(db, 0)
     shared = found(1, TIP + 1, pays=[1, 0])
     save_block(db, TIP + 1, shared, found(2, TIP + 1, position=2, pays=[0]))
-    node_scripts.drop_script(db, scripthash_of(0))
+    node_rows.drop_script(db, scripthash_of(0))
     assert rows_in(db) == only_one
     assert node_findings.load_proof(db, txid_of(2)) is None
-    node_scripts.drop_script(db, scripthash_of(0))
-    node_scripts.drop_script(db, scripthash_of(1))
+    node_rows.drop_script(db, scripthash_of(0))
+    node_rows.drop_script(db, scripthash_of(1))
     emptied = rows_in(db)
     assert {table for table in NODE_TABLES if emptied[table]} == {"node_block"}
 
@@ -186,7 +186,7 @@ def test_past_of_a_script_that_left_meanwhile_is_not_settled(db: Database) -> No
     begin(db)
     register(db, 0)
     ledger.remove_script(db, scripthash_of(0))
-    node_scripts.drop_script(db, scripthash_of(0))
+    node_rows.drop_script(db, scripthash_of(0))
     before = rows_in(db)
     node_scripts.settle_past(db, [scripthash_of(0)], reached=TIP + 900, history_from=None, unproved={})
     assert rows_in(db) == before

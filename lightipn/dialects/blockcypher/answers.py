@@ -87,15 +87,30 @@ class BalanceJson(msgspec.Struct, kw_only=True, frozen=True):
     final_n_tx: int
 
 
-def balance_json_of(entries: Iterable[LedgerEntry]) -> BalanceJson:
-    """Sum up payments, of one address or of several that share none."""
+def balance_json_of(entries: Iterable[LedgerEntry], *, unproved_spent_sat: int = 0) -> BalanceJson:
+    """Sum up payments, of one address or of several that share none.
+
+    Args:
+        unproved_spent_sat: what these spent of coins whose payments one's own node cannot show any more. It counts as
+            received, or what was spent of them would be missing from the rest.
+    """
     standing = [entry for entry in entries if not isinstance(entry.state, GONE)]
     confirmed = [entry for entry in standing if isinstance(entry.state, Confirmed)]
     # Mined coins exist in their block alone.
     unconfirmed = [entry for entry in standing if isinstance(entry.state, Unconfirmed) and not entry.is_coinbase]
     balance, pending = (sum(entry.net_sat for entry in some) for some in (confirmed, unconfirmed))
+    spent = {outpoint for entry in confirmed for outpoint in entry.spends}
+    # What a block spends is in a block itself, though which one may not be known.
+    parents_sat = sum(
+        amount_sat
+        for entry in unconfirmed
+        for index, amount_sat in entry.outputs
+        if Outpoint(entry.txid, index) in spent
+    )
+    mined_sat = unproved_spent_sat + parents_sat
+    balance, pending = balance + mined_sat, pending - parents_sat
     return BalanceJson(
-        total_received=sum(entry.received_sat for entry in confirmed),
+        total_received=sum(entry.received_sat for entry in confirmed) + mined_sat,
         total_sent=sum(entry.sent_sat for entry in confirmed),
         balance=balance,
         unconfirmed_balance=pending,
@@ -106,10 +121,10 @@ def balance_json_of(entries: Iterable[LedgerEntry]) -> BalanceJson:
     )
 
 
-def wallet_balance_of(payments: Iterable[LedgerEntry]) -> BalanceJson:
+def wallet_balance_of(payments: Iterable[LedgerEntry], *, unproved_spent_sat: int = 0) -> BalanceJson:
     """Sum up the payments of a wallet's addresses: a transaction that touches several of them counts once."""
     entries = list(payments)
-    balance = balance_json_of(entries)
+    balance = balance_json_of(entries, unproved_spent_sat=unproved_spent_sat)
     confirmed = {entry.txid for entry in entries if isinstance(entry.state, Confirmed)}
     unconfirmed = {entry.txid for entry in entries if isinstance(entry.state, Unconfirmed) and not entry.is_coinbase}
     return msgspec.structs.replace(

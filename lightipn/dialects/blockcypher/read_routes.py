@@ -111,7 +111,7 @@ class ReadApi:
         except RequestError as refusal:
             return await self._wallet_balance(call, asked, refusal)
         known = await self.frame.service.lookups.payments(address)
-        balance = answers.balance_json_of(known.payments.entries.values())
+        balance = _balance_of(known)
         return answers.address_json_of(address.text, balance, **_coverage_fields_of([known]))
 
     async def _wallet_of(self, call: Call, name: str, refusal: RequestError) -> ShownWallet:
@@ -124,7 +124,8 @@ class ReadApi:
         shown = await self._wallet_of(call, name, refusal)
         lookups = self.frame.service.lookups
         known = [await lookups.payments(self._address_of(member.address)) for member in shown.addresses]
-        balance = answers.wallet_balance_of(entry for one in known for entry in one.payments.entries.values())
+        entries = [entry for one in known for entry in one.payments.entries.values()]
+        balance = answers.wallet_balance_of(entries, unproved_spent_sat=_unproved_spent_sat_of(known))
         wallet = wallet_json_of(shown, "")
         return answers.WalletBalanceJson(wallet=wallet, **msgspec.structs.asdict(balance), **_coverage_fields_of(known))
 
@@ -150,9 +151,10 @@ class ReadApi:
         chosen = answers.chosen_of(confirmed, wish)
         pending = [] if wish.confirmations else answers.chosen_of(unconfirmed, wish)
         shown = chosen[: wish.limit]
+        balance_of = answers.wallet_balance_of if name else answers.balance_json_of
         return answers.address_json_of(
             name or addresses[0].text,
-            answers.wallet_balance_of(entries) if name else answers.balance_json_of(entries),
+            balance_of(entries, unproved_spent_sat=_unproved_spent_sat_of(shown_of)),
             tx_url=f"{call.url}/txs/",
             txrefs=shown or msgspec.UNSET,
             unconfirmed_txrefs=pending[: wish.limit] or msgspec.UNSET,
@@ -189,7 +191,7 @@ class ReadApi:
         page = _page_of(parameters, limit_name="txlimit")
         return answers.address_json_of(
             address.text,
-            answers.balance_json_of(known.payments.entries.values()),
+            _balance_of(known),
             txs=[self._transaction_json_of(one, call, page) for one in placed],
             hasMore=True if len(entries) > limit else msgspec.UNSET,
             **_coverage_fields_of([known]),
@@ -306,6 +308,15 @@ def _place_of(placed: PlacedTransaction, *, shows_confidence: bool) -> objects.P
         seen_by=state.seen_by if isinstance(state, Unconfirmed) else None,
         replaced_by=hex_of(state.by_txid) if isinstance(state, Replaced) else None,
     )
+
+
+def _balance_of(known: KnownPayments) -> answers.BalanceJson:
+    entries = known.payments.entries.values()
+    return answers.balance_json_of(entries, unproved_spent_sat=_unproved_spent_sat_of([known]))
+
+
+def _unproved_spent_sat_of(known: Iterable[KnownPayments]) -> int:
+    return sum(one.payments.unproved_spent_sat for one in known)
 
 
 def _coverage_fields_of(known: Iterable[KnownPayments]) -> dict[str, int]:

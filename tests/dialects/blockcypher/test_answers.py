@@ -62,6 +62,17 @@ def test_balance_sums_up_what_stands() -> None:
     assert set(msgspec.structs.asdict(balance_json_of([])).values()) == {0}
 
 
+def test_coin_that_a_block_spends_was_received() -> None:
+    """What a node spent before its past is known, or out of a block that nobody can show, leaves no debt behind."""
+    parent = entry_of(1, received_sat=300)
+    child = entry_of(2, received_sat=0, sent_sat=300, state=confirmed(TIP), spends=(Outpoint(parent.txid, 0),))
+    found = balance_json_of([parent, child])
+    assert (found.total_received, found.total_sent, found.balance, found.unconfirmed_balance) == (300, 300, 0, 0)
+    unknown = entry_of(3, received_sat=40, sent_sat=100, state=confirmed(TIP))
+    found = balance_json_of([unknown], unproved_spent_sat=100)
+    assert (found.total_received, found.total_sent, found.balance, found.final_balance) == (140, 100, 40, 40)
+
+
 STATES = st.none() | st.builds(confirmed, st.integers(1, TIP)) | st.just(Dropped())
 
 
