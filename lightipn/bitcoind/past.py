@@ -291,7 +291,6 @@ class PastFinder:
                 scripthashes=[each for each in past.scripthashes if each in targets.past_searched],
                 reached=past.reached.height,
                 history_from=past.history_from,
-                unproved={},
             )
             settled = await self._store.transact(settle)
             targets.past_pending.difference_update(settled)

@@ -1,12 +1,12 @@
 """The scripts that the blocks of one's own bitcoind are searched for, and whether their past was looked for."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sqlite_utils import Database
 
 from lightipn.bitcoin.hashes import ScriptHash
-from lightipn.store.node_findings import recount_unproved, save_strays
+from lightipn.store.node_findings import recount_unproved
 from lightipn.store.node_rows import drop_script
 
 
@@ -87,7 +87,6 @@ def settle_past(
     *,
     reached: int,
     history_from: int | None,
-    unproved: Mapping[bytes, tuple[ScriptHash, int]],
 ) -> list[ScriptHash]:
     """Record that a script's past was looked for, and return for which that is the whole of it.
 
@@ -95,9 +94,7 @@ def settle_past(
         reached: height up to which it was looked for. Who was let go of and watched again since then, and is searched
             for from a higher block on, has to wait for another search.
         history_from: the height from which on it is whole; None where all of it is.
-        unproved: packed outpoints that are unspent and cannot be proved, each with its script's hash and its satoshis.
     """
-    save_strays(db, unproved)
     settled = []
     for scripthash in scripthashes:
         cursor = db.execute(

@@ -1,7 +1,7 @@
 """Blocks of one's own node and what was found in them, for tests of what the store keeps of it."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from lightipn.bitcoin.hashes import BlockHash, ScriptHash
 from lightipn.bitcoin.transaction import PackedOutpoint, packed_outpoint
@@ -82,6 +82,19 @@ def register(db: Database, *numbers: int, height: int = TIP) -> list[NodeScript]
     for number in numbers:
         ledger.add_script(db, regtest_address(number))
     return node_scripts.register(db, [scripthash_of(number) for number in numbers], height=height)
+
+
+def settle_past(
+    db: Database,
+    scripthashes: Iterable[ScriptHash],
+    *,
+    history_from: int | None,
+    reached: int = TIP + 900,
+    unproved: Mapping[PackedOutpoint, tuple[ScriptHash, int]] | None = None,
+) -> list[ScriptHash]:
+    """Do what the end of a search does, with what it found that nothing proves."""
+    node_findings.save_strays(db, unproved or {})
+    return node_scripts.settle_past(db, scripthashes, reached=reached, history_from=history_from)
 
 
 def absorb(db: Database, number: int, *entries: LedgerEntry) -> None:

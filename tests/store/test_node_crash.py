@@ -22,7 +22,7 @@ import signal
 import sys
 import trio
 from pathlib import Path
-from lightipn.store import node_blocks, node_rows, node_scripts
+from lightipn.store import node_blocks, node_findings, node_rows, node_scripts
 from lightipn.store.database import open_store
 from lightipn.store.node_findings import FoundTransaction
 
@@ -39,8 +39,9 @@ CHANGES = {
     "disconnect": lambda db: node_blocks.disconnect(db, 1000),
     "skip_to": lambda db: node_blocks.skip_to(db, 1500, [HASH]),
     "drop_script": lambda db: node_rows.drop_script(db, SCRIPTS[0]),
-    "settle_past": lambda db: node_scripts.settle_past(
-        db, SCRIPTS, reached=9000, history_from=7, unproved={HASH + bytes(4): (SCRIPTS[1], 8)}
+    "settle_past": lambda db: (
+        node_findings.save_strays(db, {HASH + bytes(4): (SCRIPTS[1], 8)}),
+        node_scripts.settle_past(db, SCRIPTS, reached=9000, history_from=7),
     ),
     "clear": node_blocks.clear,
 }

@@ -14,7 +14,17 @@ from lightipn.ledger.entries import Dropped
 from lightipn.store import ledger, node_blocks, node_findings, node_rows, node_scripts
 from lightipn.store.node_findings import BLOCKS_KEPT, FoundTransaction, KnownProof
 from tests.builders import block_hash_of, confirmed, entry_of, txid_of
-from tests.store.node_rows import absorb, begin, coin, coverage_of, found, history_of, register, scripthash_of
+from tests.store.node_rows import (
+    absorb,
+    begin,
+    coin,
+    coverage_of,
+    found,
+    history_of,
+    register,
+    scripthash_of,
+    settle_past,
+)
 from tests.store.rows import TIP, open_memory, regtest_address
 
 ADDRESSES = 3  # that may be watched; one more is a stranger's
@@ -235,9 +245,7 @@ class NodeIndex(RuleBasedStateMachine):
         waiting = node_scripts.load_pending(self.db, limit=9)
         assert {one.scripthash for one in waiting} == {scripthash_of(number) for number in self.pending}
         self.search(self.pending)
-        node_scripts.settle_past(
-            self.db, [one.scripthash for one in waiting], reached=TIP + 900, history_from=None, unproved={}
-        )
+        settle_past(self.db, [one.scripthash for one in waiting], reached=TIP + 900, history_from=None)
         self.pending = set()
 
     @rule()

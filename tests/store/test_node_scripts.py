@@ -24,6 +24,7 @@ from tests.store.node_rows import (
     rows_in,
     save_block,
     scripthash_of,
+    settle_past,
 )
 from tests.store.rows import TIP, regtest_address
 
@@ -130,7 +131,7 @@ def test_past_that_was_found_is_settled(db: Database) -> None:
     """Each script says from where on its history is whole, and what of it nothing proves."""
     begin(db)
     register(db, 0, 1, 2)
-    node_scripts.settle_past(
+    settle_past(
         db,
         [scripthash_of(0), scripthash_of(1)],
         reached=TIP + 900,
@@ -146,9 +147,7 @@ def test_past_that_was_found_is_settled(db: Database) -> None:
     assert [one.scripthash for one in node_scripts.load_pending(db, limit=9)] == [scripthash_of(2)]
     assert node_scripts.count_pending(db) == 1
     node_findings.save_found(db, [found(91, TIP, pays=[1])])  # its block was to be had after all
-    node_scripts.settle_past(
-        db, [scripthash_of(2), scripthash_of(1)], reached=TIP + 900, history_from=None, unproved={}
-    )
+    settle_past(db, [scripthash_of(2), scripthash_of(1)], reached=TIP + 900, history_from=None)
     assert [coverage_of(db, number) for number in (0, 1, 2)] == [(TIP + 7, 0), (None, 0), (None, 0)]
 
 
@@ -157,8 +156,8 @@ def test_past_that_was_read_of_a_lost_block_is_looked_for_anew(db: Database) -> 
     begin(db)
     register(db, 0, 1, 2)
     for number, height in ((0, TIP), (1, TIP + 1)):
-        node_scripts.settle_past(db, [scripthash_of(number)], reached=TIP + 900, history_from=height + 1, unproved={})
-    node_scripts.settle_past(db, [scripthash_of(2)], reached=TIP + 900, history_from=None, unproved={})
+        settle_past(db, [scripthash_of(number)], reached=TIP + 900, history_from=height + 1)
+    settle_past(db, [scripthash_of(2)], reached=TIP + 900, history_from=None)
     save_block(db, TIP + 1)
     assert node_blocks.disconnect(db, TIP) == ([], [scripthash_of(1)])
     assert [one.scripthash for one in node_scripts.load_pending(db, limit=9)] == [scripthash_of(1)]
@@ -169,7 +168,7 @@ def test_what_nothing_proves_is_less_once_it_is_spent(db: Database) -> None:
     begin(db)
     register(db, 0)
     unproved = {coin(91): (scripthash_of(0), 500), coin(92): (scripthash_of(0), 30)}
-    node_scripts.settle_past(db, [scripthash_of(0)], reached=TIP + 900, history_from=TIP + 1, unproved=unproved)
+    settle_past(db, [scripthash_of(0)], reached=TIP + 900, history_from=TIP + 1, unproved=unproved)
     assert coverage_of(db, 0) == (TIP + 1, 530)
     assert dict(node_findings.load_outputs(db)) == dict.fromkeys(unproved, scripthash_of(0))
     payments = ledger.load_payments(db, scripthash_of(0))
@@ -188,7 +187,7 @@ def test_past_of_a_script_that_left_meanwhile_is_not_settled(db: Database) -> No
     ledger.remove_script(db, scripthash_of(0))
     node_rows.drop_script(db, scripthash_of(0))
     before = rows_in(db)
-    node_scripts.settle_past(db, [scripthash_of(0)], reached=TIP + 900, history_from=None, unproved={})
+    settle_past(db, [scripthash_of(0)], reached=TIP + 900, history_from=None)
     assert rows_in(db) == before
     register(db, 0)
     assert not is_past_known(db, 0)
@@ -203,7 +202,7 @@ def test_address_that_is_removed_and_added_again_is_not_whole_by_that(
     begin(db)
     register(db, 0)
     if is_settled:
-        node_scripts.settle_past(
+        settle_past(
             db, [scripthash_of(0)], reached=TIP + 900, history_from=TIP + 1, unproved={coin(90): (scripthash_of(0), 5)}
         )
     ledger.remove_script(db, scripthash_of(0))
@@ -219,7 +218,7 @@ def test_pruned_blocks_leave_no_history_whole(db: Database) -> None:
     begin(db, count=3)
     register(db, 0, 1)
     save_block(db, TIP + 1, found(1, TIP + 1, pays=[0]))
-    node_scripts.settle_past(db, [scripthash_of(0)], reached=TIP + 900, history_from=None, unproved={})
+    settle_past(db, [scripthash_of(0)], reached=TIP + 900, history_from=None)
     ledger.add_script(db, regtest_address(2))  # not taken up yet
     node_blocks.skip_to(db, TIP + 500, hashes_to(TIP + 500, count=4))
     assert node_blocks.load_position(db) == (TIP + 500, block_hash_of(TIP + 500))
@@ -243,11 +242,11 @@ def test_other_servers_are_asked_for_what_was_not_whole(db: Database) -> None:
     for number in range(4):
         ledger.save_status(db, scripthash_of(number), STATUS, now=1)
     save_block(db, TIP + 1, found(1, TIP + 1, pays=[0]))
-    node_scripts.settle_past(db, [scripthash_of(0)], reached=TIP + 900, history_from=None, unproved={})
-    node_scripts.settle_past(
+    settle_past(db, [scripthash_of(0)], reached=TIP + 900, history_from=None)
+    settle_past(
         db, [scripthash_of(1)], reached=TIP + 900, history_from=None, unproved={coin(91): (scripthash_of(1), 1)}
     )
-    node_scripts.settle_past(db, [scripthash_of(2)], reached=TIP + 900, history_from=TIP + 9, unproved={})
+    settle_past(db, [scripthash_of(2)], reached=TIP + 900, history_from=TIP + 9)
     node_blocks.clear(db)
     assert rows_in(db) == {table: [] for table in NODE_TABLES}
     assert [coverage_of(db, number) for number in range(4)] == [(None, 0)] * 4
