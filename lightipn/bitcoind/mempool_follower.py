@@ -54,6 +54,9 @@ class MempoolFollower:
             for txid in gone:
                 if txid not in self._noticed:  # it left, and came back
                     view.book.touch(view.mempool.remove(txid))
+            for txid in await self._store.read(node_findings.load_all_undeniable):
+                if txid in listed:  # it waits, so it stands in no block
+                    await self._store.transact(partial(node_findings.drop_strays_of, txid=txid))
         return len(new)
 
     # --- single transactions ---
@@ -112,8 +115,6 @@ class MempoolFollower:
             await self._take_all(children)  # what they spend was not to be had before their parent came
         if match is not None and match.outputs:
             await self._follow_outputs(match.outputs)
-            if await self._store.read(lambda db: node_findings.is_unproved(db, transaction.txid)):
-                await self._store.transact(lambda db: node_findings.drop_strays_of(db, transaction.txid))
 
     async def _follow_outputs(self, outputs: Mapping[PackedOutpoint, ScriptHash]) -> None:
         """Look for who spends the outputs of a payment that waits; such a child may have come before its parent."""

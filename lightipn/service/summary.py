@@ -195,6 +195,6 @@ def load_summary(db: Database, *, now: int) -> Summary:
         partial_histories=partial_histories,
         unproved_sat=unproved_sat,
         pending_histories=node_scripts.count_pending(db),
-        unprovable_payments=node_findings.count_undeniable(db),
+        unprovable_payments=len(node_findings.load_all_undeniable(db)),
         is_key_there=keys.has_live_key(db),
     )

@@ -242,14 +242,14 @@ def load_undeniable(db: Database, scripthash: ScriptHash) -> list[Txid]:
     return [Txid(row[0]) for row in rows]
 
 
-def count_undeniable(db: Database) -> int:
-    """Return how many unconfirmed payments stand, or may stand, in blocks that nobody can show."""
-    row = db.execute(
-        "SELECT count(DISTINCT substr(outpoint, 1, 32)) FROM node_output WHERE unproved_sat IS NOT NULL"
+def load_all_undeniable(db: Database) -> list[Txid]:
+    """Return unconfirmed payments that stand, or may stand, in blocks that nobody can show."""
+    rows = db.execute(
+        "SELECT DISTINCT substr(outpoint, 1, 32) FROM node_output WHERE unproved_sat IS NOT NULL"
         " AND EXISTS (SELECT 1 FROM ledger_entry WHERE ledger_entry.scripthash = node_output.scripthash"
         " AND ledger_entry.txid = substr(outpoint, 1, 32) AND state = 'unconfirmed')"
-    ).fetchone()
-    return int(row[0])
+    ).fetchall()
+    return [Txid(row[0]) for row in rows]
 
 
 def is_unproved(db: Database, txid: Txid) -> bool:

@@ -1,5 +1,6 @@
 """The search for what happened before a script was watched, to its end in the ledger."""
 
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -280,20 +281,27 @@ async def test_payment_whose_block_is_pruned_unseen_is_not_told_as_dropped(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("is_restarted", [False, True])
 async def test_payment_that_still_waits_behind_pruned_blocks_can_be_dropped(
-    tmp_path: Path, autojump_clock: MockClock
+    is_restarted: bool, tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """Once it was seen waiting again it was in none of those blocks, and its eviction is told like any other."""
+    """It is seen waiting, so it was in none of those blocks, and its eviction is told like any other."""
     node = old_payment(has_filters=False)
     node.prune_height = 1
-    async with life_on(node, tmp_path / "a.db") as life:
+    async with AsyncExitStack() as lives:
+        life = await lives.enter_async_context(life_on(node, tmp_path / "a.db"))
         await life.watch()
         await trio.sleep(A_WHILE_S)
         txid = node.chain.pay(SHOP_SCRIPT, 5_000)
         await trio.sleep(A_WHILE_S)
-    node.chain.mine(20, include=[])
-    node.prune_height = 25
-    async with life_on(node, tmp_path / "a.db") as life:
+        node.trouble = "unreachable"
+        await trio.sleep(A_WHILE_S)
+        node.chain.mine(20, include=[])
+        node.prune_height = 25
+        node.trouble = ""
+        if is_restarted:
+            await lives.aclose()
+            life = await lives.enter_async_context(life_on(node, tmp_path / "a.db"))
         await trio.sleep(900.0)
         assert (await life.shown())[0] == (5_000, "Unconfirmed")
         node.chain.evict(txid)
