@@ -1,6 +1,6 @@
 """The source over a simulated node, with a real store and, where the ledger is asked for, the real tracker."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,10 @@ from lightipn.simulator import forge
 from lightipn.simulator.blocks import SimulatedChain
 from lightipn.store import events as event_store
 from lightipn.store import ledger as ledger_store
+from lightipn.store import node_findings
 from lightipn.store.database import Store, open_store
 from lightipn.store.ledger import ScriptRecord
-from lightipn.tracker.spine import open_tracker
+from lightipn.tracker.spine import Tracker, open_tracker
 from lightipn.tracker.wiring import Wiring
 from lightipn.upkeep import WatchKeeper
 from tests.bitcoind.simulated_node import SimulatedNode
@@ -32,20 +33,29 @@ T = TypeVar("T")
 
 NODE = "node"
 POLL_S = 2.0
+LOOKED_UP_S = 100_000
 # What somebody with no watched script is paid with.
 SOMEBODY_SCRIPT = forge.made_up_script("somebody")
 # Long enough for what happened last to be worked in, and for a search and its first retries.
 A_WHILE_S = 30.0
+# What ``paid_in_many_blocks`` pays, as ``Life.shown`` shows it.
+PAYMENTS = 6
+PAID = [(1_000 * number, "Confirmed") for number in range(1, PAYMENTS + 1)]
 
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """A service on one's own node, from its start to its end."""
+    """A service on one's own node, from its start to its end.
+
+    Args:
+        tracker: None where nobody reads what the source tells.
+    """
 
     node: SimulatedNode
     store: Store
     source: BitcoindSource
     keeper: WatchKeeper
+    tracker: Tracker | None
 
     async def watch(self, script: bytes = SHOP_SCRIPT) -> None:
         """Have a script looked after for good."""
@@ -58,6 +68,17 @@ class Life:
         """Have a script forgotten."""
         await self.store.transact(lambda db: ledger_store.remove_script(db, scripthash_of(script)))
         self.keeper.ring()
+
+    async def look_up(self, script: bytes) -> None:
+        """Have a script's history worked in, as for whoever asks for it once."""
+        address = Address(text=f"of {script.hex()}", script=script)
+        until = int(NOW) + LOOKED_UP_S
+        await self.store.transact(lambda db: ledger_store.want_script(db, address, until=until, must_ask=True))
+        self.keeper.ring()
+
+    async def is_ahead(self, script: bytes = SHOP_SCRIPT) -> bool:
+        """Tell whether blocks show more of a script than the ledger holds, which lookups wait for."""
+        return await self.store.read(lambda db: node_findings.is_ahead_of_ledger(db, scripthash_of(script)))
 
     async def record(self, script: bytes = SHOP_SCRIPT) -> ScriptRecord:
         """Return how far a script is known."""
@@ -106,6 +127,7 @@ async def life_on(
     async with open_store(path, "regtest", threaded=False) as store, trio.open_nursery() as nursery:
         options = NodeOptions(poll_interval_s=poll_s, zmq=zmq)
         source = BitcoindSource(NodeRpc(node, name=NODE), store, REGTEST, options)
+        tracker = None
         if has_tracker:
             wiring = Wiring(
                 source=source,
@@ -123,7 +145,7 @@ async def life_on(
         await keeper.load()
         nursery.start_soon(keeper.run)
         nursery.start_soon(source.run)
-        yield Life(node=node, store=store, source=source, keeper=keeper)
+        yield Life(node=node, store=store, source=source, keeper=keeper, tracker=tracker)
         nursery.cancel_scope.cancel()
 
 
@@ -131,3 +153,29 @@ def coin_of(chain: SimulatedChain, script: bytes = SHOP_SCRIPT) -> Outpoint:
     """Return the one output that a script has."""
     ((outpoint),) = [coin.outpoint for coin in chain.coins(scripthash_of(script))]
     return Outpoint(outpoint.txid, outpoint.index)
+
+
+def paid_in_many_blocks() -> SimulatedChain:
+    """Return a chain of nine blocks on which the shop was paid in each of the blocks from 2 to 7."""
+    chain = SimulatedChain()
+    chain.mine()
+    for number in range(1, PAYMENTS + 1):
+        chain.pay(SHOP_SCRIPT, 1_000 * number)
+        chain.mine()
+    chain.mine(2)
+    return chain
+
+
+def in_the_middle(node: SimulatedNode, method: str, count: int, deed: Callable[[], Awaitable[None]]) -> None:
+    """Have something done once, after so many calls of a method."""
+    left = count
+
+    async def count_down() -> None:
+        nonlocal left
+        left -= 1
+        if left:
+            node.after[method] = count_down
+        else:
+            await deed()
+
+    node.after[method] = count_down

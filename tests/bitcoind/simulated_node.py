@@ -152,7 +152,9 @@ class SimulatedNode:
         height = self.chain.height_of(wanted)
         is_shown = wanted in self.chain.mempool or (height is not None and self.has_transactions)
         if block_hash:
-            is_shown = height == self._height_of(block_hash)
+            named = self._height_of(block_hash)
+            self._block_at(named)  # it must be there, or nothing of it is
+            is_shown = height == named
         raw = self.chain.transaction(wanted)
         if raw is None or not is_shown:
             raise RefusedCallError(NOT_FOUND)

@@ -1,6 +1,5 @@
 """A search for the past that an error ends, or that the chain changes under, and blocks that are not to be had."""
 
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,40 +8,10 @@ import trio
 from trio.testing import MockClock
 
 from lightipn.bitcoin.hashes import hex_of
-from lightipn.simulator.blocks import SimulatedChain
-from tests.bitcoind.rig import A_WHILE_S, Life, life_on
+from tests.bitcoind.rig import A_WHILE_S, PAID, PAYMENTS, Life, in_the_middle, life_on, paid_in_many_blocks
 from tests.bitcoind.simulated_node import MISC_ERROR, RefusedCallError, SimulatedNode
-from tests.tracker.rig import SHOP_SCRIPT
 
-PAYMENTS = 6
 LONG_S = 100.0
-PAID = [(1_000 * number, "Confirmed") for number in range(1, PAYMENTS + 1)]
-
-
-def paid_in_many_blocks() -> SimulatedChain:
-    """Return a chain of nine blocks on which the shop was paid in each of the blocks from 2 to 7."""
-    chain = SimulatedChain()
-    chain.mine()
-    for number in range(1, PAYMENTS + 1):
-        chain.pay(SHOP_SCRIPT, 1_000 * number)
-        chain.mine()
-    chain.mine(2)
-    return chain
-
-
-def in_the_middle(node: SimulatedNode, method: str, count: int, deed: Callable[[], Awaitable[None]]) -> None:
-    """Have something done once, after so many calls of a method."""
-    left = count
-
-    async def count_down() -> None:
-        nonlocal left
-        left -= 1
-        if left:
-            node.after[method] = count_down
-        else:
-            await deed()
-
-    node.after[method] = count_down
 
 
 async def search(life: Life) -> None:

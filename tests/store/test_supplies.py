@@ -5,10 +5,11 @@ import sqlite3
 import pytest
 
 from lightipn.bitcoin.address import Address
+from lightipn.bitcoin.transaction import packed_outpoint
 from lightipn.chain.history import Status
 from lightipn.chain.verifier import Unconfirmed
 from lightipn.ledger.entries import Dropped, LedgerEntry, PaymentState, Replaced
-from lightipn.store import ledger, subscriptions, supplies
+from lightipn.store import ledger, node_findings, subscriptions, supplies
 from lightipn.store.database import Database
 from lightipn.store.supplies import IssuedAddress, SupplyRecord
 from tests.builders import confirmed, entry_of, txid_of
@@ -144,6 +145,19 @@ def test_address_is_used_if_a_payment_stands(db: Database, state: PaymentState, 
     ledger.save_entries(db, address.scripthash, [entry_of(1, state=state)])
     ledger.save_status(db, address.scripthash, Status(b"\x05" * 32), now=NOW)
     assert supplies.is_used(db, address) is is_used
+
+
+@pytest.mark.parametrize("is_worked_in", [False, True])
+def test_address_that_holds_an_unproved_coin_is_used(db: Database, is_worked_in: bool) -> None:
+    """A coin in a block that one's own node pruned is no payment in the ledger, and its address is not given away."""
+    address = regtest_address(0)
+    ledger.want_script(db, address, until=NOW + 9, must_ask=False)
+    node_findings.save_strays(db, {packed_outpoint(txid_of(1), 0): (address.scripthash, 500)})
+    node_findings.recount_unproved(db, [address.scripthash])
+    if is_worked_in:
+        ledger.save_status(db, address.scripthash, None, now=NOW)
+    assert supplies.is_used(db, address) is True
+    assert supplies.is_used(db, regtest_address(1)) is None
 
 
 def test_address_with_too_long_a_history_is_used(db: Database) -> None:
