@@ -33,6 +33,7 @@ class MempoolFollower:
         self._store = store
         self._view = view
         self._noticed: set[Txid] = set()  # since the listing was asked for
+        self._perhaps_mined: set[Txid] = set()  # undeniable payments all of whose inputs are spent
 
     async def follow(self) -> int | None:
         """Bring the view up to the mempool of the node, and return how many transactions were new.
@@ -55,9 +56,19 @@ class MempoolFollower:
                 if txid not in self._noticed:  # it left, and came back
                     view.book.touch(view.mempool.remove(txid))
             for txid in await self._store.read(node_findings.load_all_undeniable):
-                if txid in listed:  # it waits, so it stands in no block
+                if txid in listed or await self._is_in_no_block(txid):
                     await self._store.transact(partial(node_findings.drop_strays_of, txid=txid))
         return len(new)
+
+    async def _is_in_no_block(self, txid: Txid) -> bool:
+        """Tell whether a payment that may stand in a block which nobody can show has an input that no block spent."""
+        if txid in self._perhaps_mined:
+            return False
+        for outpoint in await self._store.read(lambda db: node_findings.load_spends(db, txid)):
+            if await self._node.fetch_unspent(outpoint) is not None:
+                return True
+        self._perhaps_mined.add(txid)  # what is spent stays spent
+        return False
 
     # --- single transactions ---
 
@@ -133,7 +144,8 @@ class MempoolFollower:
             if output is None:
                 continue
             if strays := targets.stray_of(packed, output):
-                await self._store.transact(partial(node_findings.save_strays, strays=strays))
+                if spend.txid not in self._view.mempool:  # else it stands in no block
+                    await self._store.transact(partial(node_findings.save_strays, strays=strays))
                 targets.add_strays(strays)
             else:
                 targets.add_contested(packed, scripthash_of(output.script), height=self._view.height)

@@ -48,6 +48,7 @@ class Past:
         outputs: of the scripts that were searched for, as their blocks prove them.
         unproved: unspent ones whose blocks are pruned.
         reached: the block up to which they are whole; what lies higher was looked through without knowing them.
+        scanned: the block as of which unspent outputs were scanned, if they were.
         history_from: the height from which on histories are whole; None where all of them is.
     """
 
@@ -55,6 +56,7 @@ class Past:
     outputs: Mapping[PackedOutpoint, ScriptHash]
     unproved: Strays
     reached: Position
+    scanned: BlockHash | None
     history_from: int | None
 
 
@@ -80,6 +82,7 @@ class PastSearch:
         self._scripts = {one.script for one in waiting if one.script is not None}
         self._named_blocks: deque[tuple[int, BlockHash]] = deque()  # by filters, and not searched yet
         self._unspent: deque[Sequence[FoundOutput]] = deque()  # those of a block together, and not proved yet
+        self._scanned: BlockHash | None = None
         self._history_from: int | None = None
         self._outputs: dict[PackedOutpoint, ScriptHash] = {}
         self._unproved: dict[PackedOutpoint, tuple[ScriptHash, int]] = {}
@@ -109,6 +112,7 @@ class PastSearch:
             outputs=self._outputs,
             unproved=self._unproved,
             reached=self.reached,
+            scanned=self._scanned,
             history_from=self._history_from,
         )
 
@@ -143,6 +147,7 @@ class PastSearch:
         # Outputs made later were seen as they came; those spent between the script's first watch and the scan may be
         # missing, so the history counts as whole from the scan on.
         self._history_from = scan_height + 1
+        self._scanned = scan.best_block
 
     # --- working ---
 
@@ -278,7 +283,8 @@ class PastFinder:
             # Who was let go of meanwhile has no outputs; who was watched again since waits for a search of its own.
             outputs = {outpoint: owner for outpoint, owner in outputs.items() if owner in targets.past_searched}
             unproved = {key: stray for key, stray in past.unproved.items() if key in outputs}
-            await self._store.transact(lambda db: node_findings.save_strays(db, unproved))
+            searched = set(targets.past_searched)
+            await self._store.transact(lambda db: _save_unproved(db, past, unproved, searched))
             targets.add_own(outputs)
             last = view.height  # from here on blocks are looked through with them
         for height in range(past.reached.height + 1, last + 1):
@@ -298,8 +304,17 @@ class PastFinder:
 
     async def _check_reached(self, past: Past) -> None:
         height = past.reached.height
-        if await self._store.read(lambda db: node_blocks.load_block_hash(db, height)) != past.reached.block_hash:
+        is_ours = await self._store.read(lambda db: node_blocks.load_block_hash(db, height)) == past.reached.block_hash
+        if not is_ours or (past.scanned is not None and await self._node.fetch_heights([past.scanned]) == [None]):
+            self._search = None
             raise SourceUnavailableError("chain-changed", source=self._node.name)
+
+
+def _save_unproved(db: Database, past: Past, unproved: Strays, searched: set[ScriptHash]) -> None:
+    """Record which outputs a scan named that nothing proves; what it named before, and does not any more, is spent."""
+    if past.scanned is not None:
+        node_findings.mark_gone(db, searched, unspent=past.unproved.keys(), height=past.reached.height)
+    node_findings.save_strays(db, unproved)
 
 
 def _packed(found: FoundOutput) -> PackedOutpoint:

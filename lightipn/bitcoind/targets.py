@@ -62,6 +62,14 @@ class Targets:
 
     def take_up(self, scripts: Sequence[NodeScript]) -> None:
         """Search for scripts from now on."""
+        # Removed and added again before anybody let go of them: the store has forgotten what they own.
+        again = {one.scripthash for one in scripts if one.is_new and one.script in self._scripts}
+        if again:
+            for outpoint in [one for one, owner in self._outpoints.items() if owner in again]:
+                if outpoint not in self._contested:
+                    self._forget(outpoint)
+            self.past_searched -= again
+        self.past_pending.difference_update(one.scripthash for one in scripts if one.is_past_known)
         self._scripts.update(one.script for one in scripts if one.script is not None)
         self.past_pending.update(one.scripthash for one in scripts if not one.is_past_known)
 

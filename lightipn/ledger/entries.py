@@ -154,5 +154,9 @@ class ScriptPayments:
         return sum(
             amount_sat
             for outpoint, amount_sat in self.unproved.items()
-            if outpoint in spent and outpoint.txid not in self.entries
+            if outpoint in spent and not self._stands(outpoint.txid)
         )
+
+    def _stands(self, txid: Txid) -> bool:
+        entry = self.entries.get(txid)
+        return entry is not None and not isinstance(entry.state, GONE)

@@ -4,15 +4,15 @@ A node has no index of addresses. So what its blocks showed is kept here, and hi
 stays what was *proved*; this is evidence.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlite_utils import Database
 
 from lightipn.bitcoin.hashes import ScriptHash, Txid
-from lightipn.bitcoin.transaction import PackedOutpoint, packed_outpoint
+from lightipn.bitcoin.transaction import Outpoint, PackedOutpoint, packed_outpoint
 from lightipn.chain.verifier import Unconfirmed
-from lightipn.store.ledger import load_payments
+from lightipn.store.ledger import load_payments, load_scripts_of
 
 # Blocks whose hashes are kept to find where a reorg begins, and whose transactions keep their proofs: more than the 288
 # that a pruned node is sure to have.
@@ -192,7 +192,7 @@ def recount_unproved(db: Database, scripthashes: Iterable[ScriptHash]) -> None:
         "UPDATE script SET unproved_sat = (SELECT coalesce(sum(node_output.unproved_sat), 0) FROM node_output"
         " WHERE node_output.scripthash = ?1 AND node_output.unproved_sat IS NOT NULL AND spent_height IS NULL"
         " AND NOT EXISTS (SELECT 1 FROM ledger_entry WHERE ledger_entry.scripthash = ?1"
-        " AND ledger_entry.txid = substr(node_output.outpoint, 1, 32)))"
+        " AND ledger_entry.txid = substr(node_output.outpoint, 1, 32) AND state IN ('confirmed', 'unconfirmed')))"
         " WHERE scripthash = ?1 AND (unproved_sat > 0 OR EXISTS"
         " (SELECT 1 FROM node_output WHERE node_output.scripthash = ?1 AND node_output.unproved_sat IS NOT NULL))",
         [(scripthash,) for scripthash in scripthashes],
@@ -244,12 +244,40 @@ def load_undeniable(db: Database, scripthash: ScriptHash) -> list[Txid]:
 
 def load_all_undeniable(db: Database) -> list[Txid]:
     """Return unconfirmed payments that stand, or may stand, in blocks that nobody can show."""
-    rows = db.execute(
-        "SELECT DISTINCT substr(outpoint, 1, 32) FROM node_output WHERE unproved_sat IS NOT NULL"
-        " AND EXISTS (SELECT 1 FROM ledger_entry WHERE ledger_entry.scripthash = node_output.scripthash"
-        " AND ledger_entry.txid = substr(outpoint, 1, 32) AND state = 'unconfirmed')"
+    rows = db.execute(  # from the few that are unconfirmed to their outputs, not the other way round
+        "SELECT DISTINCT ledger_entry.txid FROM ledger_entry CROSS JOIN node_output"
+        " WHERE state = 'unconfirmed' AND node_output.scripthash = ledger_entry.scripthash"
+        " AND unproved_sat IS NOT NULL AND substr(outpoint, 1, 32) = ledger_entry.txid"
     ).fetchall()
     return [Txid(row[0]) for row in rows]
+
+
+def load_spends(db: Database, txid: Txid) -> tuple[Outpoint, ...]:
+    """Return what a payment spends; nothing if it is known no more."""
+    for scripthash in load_scripts_of(db, txid):
+        payments = load_payments(db, scripthash)
+        if payments is not None and txid in payments.entries:
+            return payments.entries[txid].spends
+    return ()
+
+
+def mark_gone(
+    db: Database, scripthashes: Iterable[ScriptHash], *, unspent: Collection[PackedOutpoint], height: int
+) -> None:
+    """Record that outputs which nothing proves, and which are not unspent any more, were spent unseen.
+
+    Args:
+        unspent: what a scan found of the scripts.
+        height: as of which they are spent.
+    """
+    for scripthash in scripthashes:
+        rows = db.execute(
+            "SELECT outpoint FROM node_output WHERE scripthash = ?1 AND unproved_sat IS NOT NULL"
+            " AND spent_height IS NULL AND NOT EXISTS (SELECT 1 FROM ledger_entry WHERE ledger_entry.scripthash = ?1"
+            " AND txid = substr(outpoint, 1, 32) AND state = 'unconfirmed')",
+            [scripthash],
+        ).fetchall()
+        mark_spent(db, [row[0] for row in rows if row[0] not in unspent], height)
 
 
 def is_unproved(db: Database, txid: Txid) -> bool:

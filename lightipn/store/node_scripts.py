@@ -1,7 +1,7 @@
 """The scripts that the blocks of one's own bitcoind are searched for, and whether their past was looked for."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlite_utils import Database
 
@@ -15,12 +15,14 @@ class NodeScript:
     """A script that blocks are searched for.
 
     Args:
+        is_new: it was taken up just now.
         script: None where only outputs of it are looked after, which an unconfirmed payment spends.
     """
 
     scripthash: ScriptHash
     script: bytes | None
     is_past_known: bool
+    is_new: bool = field(default=False, compare=False)
 
 
 def register(db: Database, scripthashes: Sequence[ScriptHash], *, height: int) -> list[NodeScript]:
@@ -36,14 +38,17 @@ def register(db: Database, scripthashes: Sequence[ScriptHash], *, height: int) -
             [scripthash],
         ).fetchone()
         script, is_past_known = row if row is not None else (None, 1)
-        if is_past_known is None:
+        is_new = is_past_known is None
+        if is_new:
             drop_script(db, scripthash)  # what was found of it as a payer's is no beginning of its own history
             db.execute(
                 "INSERT INTO node_script (scripthash, is_past_known, from_height) VALUES (?, 0, ?)",
                 [scripthash, height],
             )
             db.execute("UPDATE script SET history_from = ? WHERE scripthash = ?", [height + 1, scripthash])
-        registered.append(NodeScript(scripthash=scripthash, script=script, is_past_known=bool(is_past_known)))
+        registered.append(
+            NodeScript(scripthash=scripthash, script=script, is_past_known=bool(is_past_known), is_new=is_new)
+        )
     return registered
 
 
@@ -76,6 +81,12 @@ def load_all_pending(db: Database) -> set[ScriptHash]:
     return {ScriptHash(row[0]) for row in rows.fetchall()}
 
 
+def is_past_pending(db: Database, scripthash: ScriptHash) -> bool:
+    """Tell whether a script's past is still to be looked for."""
+    row = db.execute("SELECT 1 FROM node_script WHERE scripthash = ? AND is_past_known = 0", [scripthash]).fetchone()
+    return row is not None
+
+
 def count_pending(db: Database) -> int:
     """Return how many scripts' past is still to be looked for."""
     return int(db.execute("SELECT count(*) FROM node_script WHERE is_past_known = 0").fetchone()[0])
@@ -103,5 +114,9 @@ def settle_past(
         if cursor.rowcount:
             settled.append(scripthash)
             db.execute("UPDATE script SET history_from = ? WHERE scripthash = ?", [history_from, scripthash])
+    if history_from is None:  # what no block shows stands in none
+        db.conn.executemany(
+            "DELETE FROM node_output WHERE scripthash = ? AND unproved_sat IS NOT NULL", [(each,) for each in settled]
+        )
     recount_unproved(db, settled)
     return settled

@@ -9,6 +9,7 @@ from lightipn.bitcoin.address import Address
 from lightipn.bitcoin.hashes import ScriptHash
 from lightipn.store import ledger
 from lightipn.store.node_findings import is_ahead_of_ledger
+from lightipn.store.node_scripts import is_past_pending
 
 # With fewer unused addresses known ahead, more are looked at.
 LEAST_AHEAD = 10
@@ -126,7 +127,9 @@ def is_used(db: Database, address: Address) -> bool | None:
     # trouble: more history than a lookup reads; and a coin that one's own node names was paid in a block that it pruned
     if record.trouble or record.coverage.unproved_sat or is_paid(db, address):
         return True
-    is_known = record.absorbed_at is not None and not is_ahead_of_ledger(db, address.scripthash)
+    is_known = record.absorbed_at is not None and not (
+        is_past_pending(db, address.scripthash) or is_ahead_of_ledger(db, address.scripthash)
+    )
     return False if is_known else None
 
 

@@ -243,9 +243,7 @@ def test_other_servers_are_asked_for_what_was_not_whole(db: Database) -> None:
         ledger.save_status(db, scripthash_of(number), STATUS, now=1)
     save_block(db, TIP + 1, found(1, TIP + 1, pays=[0]))
     settle_past(db, [scripthash_of(0)], reached=TIP + 900, history_from=None)
-    settle_past(
-        db, [scripthash_of(1)], reached=TIP + 900, history_from=None, unproved={coin(91): (scripthash_of(1), 1)}
-    )
+    settle_past(db, [scripthash_of(1)], reached=TIP + 900, history_from=TIP, unproved={coin(91): (scripthash_of(1), 1)})
     settle_past(db, [scripthash_of(2)], reached=TIP + 900, history_from=TIP + 9)
     node_blocks.clear(db)
     assert rows_in(db) == {table: [] for table in NODE_TABLES}
