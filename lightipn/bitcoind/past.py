@@ -141,7 +141,9 @@ class PastSearch:
         known = await self._store.read(lambda db: node_findings.known_outputs_of(db, old))
         by_height: dict[int, list[FoundOutput]] = {}
         for outpoint, one in old.items():
-            if outpoint not in known:
+            if outpoint in known:  # by a search that was given up: written, and not taken up
+                self._outputs[outpoint] = scripthash_of(one.output.script)
+            else:
                 by_height.setdefault(one.height, []).append(one)
         self._unspent = deque(by_height[height] for height in sorted(by_height))
         # Outputs made later were seen as they came; those spent between the script's first watch and the scan may be

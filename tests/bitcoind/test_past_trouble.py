@@ -8,8 +8,19 @@ import trio
 from trio.testing import MockClock
 
 from lightipn.bitcoin.hashes import hex_of
-from tests.bitcoind.rig import A_WHILE_S, PAID, PAYMENTS, Life, in_the_middle, life_on, paid_in_many_blocks
+from lightipn.bitcoin.transaction import Outpoint
+from tests.bitcoind.rig import (
+    A_WHILE_S,
+    PAID,
+    PAYMENTS,
+    SOMEBODY_SCRIPT,
+    Life,
+    in_the_middle,
+    life_on,
+    paid_in_many_blocks,
+)
 from tests.bitcoind.simulated_node import MISC_ERROR, RefusedCallError, SimulatedNode
+from tests.tracker.rig import SHOP
 
 LONG_S = 100.0
 
@@ -62,6 +73,28 @@ async def test_search_begins_anew_when_the_chain_changed_under_it(
         assert (len(expected), heights) == (PAYMENTS, [2, 3, 4, 11, 11, 11])
         assert await life.shown() == PAID
         assert life.source.take_evidence() == []
+
+
+@pytest.mark.parametrize("has_filters", [False, True])
+async def test_coin_that_a_search_found_before_it_was_given_up_is_looked_after(
+    has_filters: bool, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """What is written already is not searched for again, but who spends it is seen all the same."""
+    node = SimulatedNode(paid_in_many_blocks(), has_filters=has_filters)
+
+    async def leave_the_chain() -> None:
+        node.chain.reorg(2)
+
+    async with life_on(node, tmp_path / "a.db") as life:
+        await trio.sleep(A_WHILE_S)
+        in_the_middle(node, "getblock", 3, leave_the_chain)
+        await search(life)
+        assert await life.shown() == PAID
+        [oldest] = [coin.outpoint for coin in node.chain.coins(SHOP) if coin.amount_sat == PAID[0][0]]
+        node.chain.pay(SOMEBODY_SCRIPT, 500, spend=[Outpoint(oldest.txid, oldest.index)])
+        node.chain.mine()
+        await trio.sleep(A_WHILE_S)
+        assert await life.shown() == [(-PAID[0][0], "Confirmed"), *PAID]
 
 
 class LateNode(SimulatedNode):
